@@ -1,0 +1,7 @@
+#!/bin/sh
+# SPDX-License-Identifier: PostgreSQL
+# Make configure and the Makefile templates from configure.ac and the local.mk files.
+set -e
+cd "$(dirname "$0")"
+mkdir -p build-aux
+autoreconf --force --install --warnings=all

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: PostgreSQL
+noinst_LIBRARIES += brokerd/libbrokerd.a
+pkglibexec_PROGRAMS += brokerd/brokerd
+
+brokerd_libbrokerd_a_SOURCES = \
+	brokerd/broker.c \
+	brokerd/broker.h \
+	brokerd/changes.c \
+	brokerd/changes.h \
+	brokerd/message.c \
+	brokerd/message.h \
+	# end
+
+brokerd_brokerd_SOURCES = brokerd/brokerd_main.c
+brokerd_brokerd_LDADD = brokerd/libbrokerd.a libpgwalstream/libpgwalstream.a $(RING_LIBS) $(PG_LIBS)
+
+EXTRA_DIST += brokerd/README.md

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: PostgreSQL
+EXTRA_DIST += etc/howdah.conf

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: PostgreSQL
+EXTRA_DIST += pgctl/README.md

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: PostgreSQL
+# Rungs 1 to 3 (cmocka) run by `make check`, the fuzz targets replay their seeds there too; rung 4 and
+# 5 (system tests, pytest) by `make check-system`; long runs by `make check-long` and its parts.
+FUZZERS =
+UNIT_LIBS = $(CMOCKA_LIBS)
+if WITH_FUZZER
+FUZZ_MAIN =
+FUZZLINK = $(AM_LDFLAGS) -fsanitize=fuzzer
+else
+FUZZ_MAIN = tests/fuzz/replay.c
+FUZZLINK = $(AM_LDFLAGS)
+endif
+
+if WITH_TESTS
+include tests/unit/base.mk
+include tests/unit/ipc.mk
+include tests/unit/pg.mk
+include tests/unit/ring.mk
+include tests/unit/walstream.mk
+include tests/unit/broker.mk
+include tests/unit/supervisor.mk
+endif
+include tests/fuzz/base.mk
+include tests/fuzz/ipc.mk
+include tests/fuzz/pg.mk
+include tests/fuzz/ring.mk
+include tests/fuzz/walstream.mk
+include tests/fuzz/broker.mk
+include tests/fuzz/supervisor.mk
+
+check_PROGRAMS += $(FUZZERS)
+TESTS += $(FUZZERS)
+AM_TESTS_ENVIRONMENT = HOWDAH_SRCDIR='$(abs_top_srcdir)'; HOWDAH_BUILDDIR='$(abs_top_builddir)'; \
+	export HOWDAH_SRCDIR HOWDAH_BUILDDIR;
+
+# Every fuzz target in turn, FUZZ_SECONDS each; configure with CC=clang --with-fuzzer
+# --with-sanitizer=address,undefined. New inputs go to the build tree, findings stop the run.
+FUZZ_SECONDS = 60
+.PHONY: fuzz
+fuzz: $(FUZZERS)
+	@set -e; for p in $(FUZZERS); do n=$${p##*/fuzz_}; mkdir -p fuzz-found/$$n; \
+		echo "fuzz $$n $(FUZZ_SECONDS) s"; \
+		./$$p -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -timeout=10 -rss_limit_mb=2048 \
+			-artifact_prefix=fuzz-found/$$n- fuzz-found/$$n $(srcdir)/tests/fuzz/corpus/$$n \
+			>fuzz-found/$$n.log 2>&1 || { tail -40 fuzz-found/$$n.log; exit 1; }; \
+		grep -E 'stat::number_of_executed_units' fuzz-found/$$n.log; done
+
+EXTRA_DIST += tests/README.md

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: PostgreSQL
+noinst_LIBRARIES += walstreamd/libwalstreamd.a
+pkglibexec_PROGRAMS += walstreamd/walstreamd
+
+walstreamd_libwalstreamd_a_SOURCES = \
+	walstreamd/follower.c \
+	walstreamd/follower.h \
+	walstreamd/publisher.c \
+	walstreamd/publisher.h \
+	walstreamd/registrar.c \
+	walstreamd/registrar.h \
+	walstreamd/walstreamd.c \
+	walstreamd/walstreamd.h \
+	# end
+
+walstreamd_walstreamd_SOURCES = walstreamd/walstreamd_main.c
+walstreamd_walstreamd_LDADD = walstreamd/libwalstreamd.a libpgwalstream/libpgwalstream.a $(RING_LIBS) $(PG_LIBS)
+
+EXTRA_DIST += walstreamd/README.md
