@@ -46,3 +46,25 @@ fuzz: $(FUZZERS)
 		grep -E 'stat::number_of_executed_units' fuzz-found/$$n.log; done
 
 EXTRA_DIST += tests/README.md
+
+# Rungs 4 and 5: the real programs, staged as an installation, against real servers and clients.
+SYSTEM_TESTS = tests/system
+SYSTEM_RESULT = system.xml
+PYTEST_FLAGS =
+.PHONY: check-system
+check-system: all
+	@stage=$$(mktemp -d /tmp/howdah-stage.XXXXXX); chmod 755 $$stage; \
+	trap 'rm -rf '$$stage EXIT; \
+	$(MAKE) $(AM_MAKEFLAGS) install DESTDIR=$$stage >$$stage/install.log 2>&1 || \
+		{ tail -20 $$stage/install.log; exit 1; }; \
+	HOWDAH_SBIN=$$stage$(sbindir) HOWDAH_BIN=$$stage$(bindir) HOWDAH_LIBEXEC=$$stage$(pkglibexecdir) \
+	HOWDAH_DATA=$$stage$(pkgdatadir) HOWDAH_SRCDIR=$(abs_top_srcdir) HOWDAH_BUILDDIR=$(abs_top_builddir) \
+	PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m pytest -p no:cacheprovider -q --tb=short \
+		--junitxml=$(SYSTEM_RESULT) --rootdir=$(srcdir)/tests/system $(PYTEST_FLAGS) \
+		$(addprefix $(srcdir)/,$(SYSTEM_TESTS))
+
+EXTRA_DIST += \
+	tests/helpers/junit_count.py \
+	tests/system/conftest.py \
+	tests/system/suite.py \
+	# end

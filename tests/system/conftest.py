@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: PostgreSQL
+"""Fixtures: a suite that a whole file shares, and makers for tests that need their own."""
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))
+
+from suite import Postgres, Suite  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def suite():
+    """A running suite with the embedded database, shared by the tests of one file."""
+    s = Suite()
+    yield s
+    s.close()
+
+
+@pytest.fixture
+def make_suite():
+    """make_suite(**options) -> Suite; closed, and checked, at the end of the test."""
+    made = []
+
+    def make(**options):
+        s = Suite(**options)
+        made.append(s)
+        return s
+    yield make
+    for s in made:
+        if os.path.isdir(s.root):
+            s.close()
+
+
+@pytest.fixture
+def make_postgres():
+    """make_postgres(**options) -> Postgres, a separate server."""
+    made = []
+
+    def make(**options):
+        p = Postgres(**options)
+        made.append(p)
+        return p
+    yield make
+    for p in made:
+        p.close()
