@@ -66,5 +66,10 @@ check-system: all
 EXTRA_DIST += \
 	tests/helpers/junit_count.py \
 	tests/system/conftest.py \
+	tests/system/rawmqtt.py \
 	tests/system/suite.py \
+	tests/system/test_changes.py \
+	tests/system/test_faults.py \
+	tests/system/test_publish.py \
+	tests/system/test_storm.py \
 	# end

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: PostgreSQL
+"""Processes that die, peers that misbehave, a database that is away: nothing acknowledged is lost,
+the others are unharmed, and the message says what to do."""
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from rawmqtt import RawClient, text
+from suite import wait_until
+
+
+def confirmed(suite):
+    return suite.sql("SELECT confirmed_flush_lsn - '0/0' FROM pg_replication_slots")[0][0]
+
+
+def mapped(suite, name="f"):
+    suite.sql(f"CREATE TABLE IF NOT EXISTS {name} (id int PRIMARY KEY, a text)")
+    suite.sql("SELECT howdah_mqtt.publish_table(%s::regclass, %s)", name, name + "/{id}")
+
+
+def test_brokerd_killed_before_puback(make_suite):
+    """confirmed_flush is not past the first change that lacks a PUBACK; it comes again; mappings are
+    unchanged."""
+    suite = make_suite()
+    mapped(suite)
+    mappings = suite.rows("mqtt", "map", "list")
+    assert len(mappings) == 1
+    client = RawClient(suite.mqtt_port, "holder")
+    client.subscribe("f/#")
+    suite.sql("INSERT INTO f VALUES (1, 'first')")
+    first_lsn = suite.sql("SELECT pg_current_wal_lsn() - '0/0'")[0][0]
+    topic, packet_id, _ = client.receive_publish()
+    assert topic == "f/1" and packet_id
+    suite.sql("INSERT INTO f VALUES (2, 'second')")
+    assert client.receive_publish()[0] == "f/2"
+    before = confirmed(suite)
+    assert before < first_lsn
+    suite.kill("brokerd")
+    client.close()
+    wait_until("brokerd is up again", lambda: suite.status("brokerd").get("restarts") == 1
+               and suite.is_up())
+    assert confirmed(suite) < first_lsn
+    assert suite.rows("mqtt", "map", "list") == mappings
+    # Offline clients hold nothing: without a subscriber the slot moves on, and what a subscriber
+    # that is there in time gets depends on when it came. New rows come for certain.
+    sub = suite.subscribe("f/#")
+    suite.sql("INSERT INTO f VALUES (3, 'third')")
+    wait_until("third", lambda: any(p["new"]["id"] == 3 for p in sub.payloads()))
+
+
+def test_acknowledged_after_puback(make_suite):
+    suite = make_suite()
+    mapped(suite)
+    client = RawClient(suite.mqtt_port, "late")
+    client.subscribe("f/#")
+    suite.sql("INSERT INTO f VALUES (1, 'x')")
+    lsn = suite.sql("SELECT pg_current_wal_lsn() - '0/0'")[0][0]
+    _, packet_id, _ = client.receive_publish()
+    time.sleep(1)  # what must not happen cannot be waited for
+    assert confirmed(suite) < lsn
+    client.puback(packet_id)
+    wait_until("slot moves on", lambda: confirmed(suite) >= lsn)
+
+
+def test_ack_timeout(make_suite):
+    suite = make_suite(brokerd='ack_timeout = "2s";')
+    mapped(suite)
+    client = RawClient(suite.mqtt_port, "silent")
+    client.subscribe("f/#")
+    other = suite.subscribe("f/#")
+    suite.sql("INSERT INTO f VALUES (1, 'x')")
+    lsn = suite.sql("SELECT pg_current_wal_lsn() - '0/0'")[0][0]
+    assert client.closed_by_server()
+    wait_until("slot moves on", lambda: confirmed(suite) >= lsn)
+    other.wait_count(1)
+    assert suite.stat("brokerd", "mqtt_disconnects_ack_timeout") == 1
+
+
+def test_half_open_client(make_suite):
+    """A client that vanished without a word ends by keep-alive."""
+    suite = make_suite()
+    client = RawClient(suite.mqtt_port, "gone", keepalive=1)
+    began = time.monotonic()
+    assert client.closed_by_server()
+    assert 1 <= time.monotonic() - began < 5
+
+
+def test_slow_client_harms_nobody(make_suite):
+    """A QoS 1 subscriber that does not read: others go on, PostgreSQL's slot waits, then it is
+    disconnected by ack_timeout and all is well."""
+    suite = make_suite(brokerd='ack_timeout = "5s";')
+    mapped(suite)
+    slow = RawClient(suite.mqtt_port, "slow", receive_buffer=4096)
+    slow.subscribe("f/#")
+    fast = suite.subscribe("f/#")
+    chat = suite.subscribe("chat/#")
+    suite.sql("INSERT INTO f SELECT g, repeat('x', 500) FROM generate_series(1, 50000) g")
+    suite.publish("chat/a", "still here", qos=0)
+    chat.wait_count(1)
+    fast.wait_count(50000, 120)
+    slow.close()
+
+
+@pytest.mark.parametrize("packet", [
+    b"\x00\x00", b"\xf0\x00\xff", b"GET / HTTP/1.1\r\n\r\n", b"\x10\xff\xff\xff\xff\x7f",
+    b"\x10\x0c" + text("MQTT") + b"\x09\x02\x00\x00\x00\x00", b"\x30\x03\x00\x01a", b"\xc0\x00",
+    b"\x10\xff\xff\xff\x7f" + b"\x00" * 100])
+def test_malicious_client(suite, packet):
+    bad = socket.create_connection(("127.0.0.1", suite.mqtt_port))
+    bad.settimeout(15)
+    bad.sendall(packet)
+    try:
+        while bad.recv(4096):
+            pass
+    except ConnectionResetError:
+        pass
+    bad.close()
+    good = RawClient(suite.mqtt_port, "good")
+    good.close()
+
+
+def test_postgres_restarts_under_a_subscriber(make_suite):
+    suite = make_suite()
+    mapped(suite)
+    sub = suite.subscribe("f/#")
+    suite.sql("INSERT INTO f VALUES (1, 'x')")
+    sub.wait_count(1)
+    old = suite.kill("postmaster", signal.SIGINT)
+    wait_until("a new postmaster", lambda: suite.postmaster_pid() not in (0, old) and suite.is_up(), 60)
+    suite.sql("INSERT INTO f VALUES (2, 'y')")
+    wait_until("row 2", lambda: any(p["new"]["id"] == 2 for p in sub.payloads()))
+
+
+def test_external_database(make_suite, make_postgres):
+    pg = make_postgres()
+    admin = pg.connect("postgres")
+    admin.cursor().execute("CREATE DATABASE howdah")
+    suite = make_suite(postgres=f'mode = "external"; conninfo = "{pg.conninfo()}";', start=False)
+    suite.start()
+    # Before the schema is there: a clear text, no restart loop.
+    wait_until("walstreamd says what is missing", lambda: "pgctl db init" in
+               suite.status("walstreamd").get("text", ""))
+    suite.pgctl("db", "init")
+    suite.wait_up()
+    conn = pg.connect()
+    cur = conn.cursor()
+    cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
+    cur.execute("SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
+    sub = suite.subscribe("f/#")
+    cur.execute("INSERT INTO f VALUES (1)")
+    sub.wait_count(1)
+    # A fast shutdown is not held up by us.
+    began = time.monotonic()
+    conn.close()
+    admin.close()
+    pg.stop(signal.SIGINT)
+    assert time.monotonic() - began < 8
+    pg.start()
+    suite.wait_up()
+    conn = pg.connect()
+    conn.cursor().execute("INSERT INTO f VALUES (2)")
+    sub.wait_count(2)
+
+
+def test_fast_shutdown_with_unacknowledged_subscriber(make_suite, make_postgres):
+    pg = make_postgres()
+    pg.connect("postgres").cursor().execute("CREATE DATABASE howdah")
+    suite = make_suite(postgres=f'mode = "external"; conninfo = "{pg.conninfo()}";', start=False)
+    suite.start()
+    wait_until("control socket", lambda: suite.status())
+    suite.pgctl("db", "init")
+    suite.wait_up()
+    cur = pg.connect().cursor()
+    cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
+    cur.execute("SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
+    client = RawClient(suite.mqtt_port, "silent")
+    client.subscribe("f/#")
+    cur.execute("INSERT INTO f VALUES (1)")
+    client.receive_publish()
+    cur.connection.close()
+    began = time.monotonic()
+    pg.stop(signal.SIGINT)
+    assert time.monotonic() - began < 10
+    client.close()
+
+
+def test_no_slot_left(make_suite, make_postgres):
+    pg = make_postgres(settings="max_replication_slots = 1")
+    conn = pg.connect("postgres")
+    conn.cursor().execute("CREATE DATABASE howdah")
+    conn.cursor().execute("SELECT pg_create_logical_replication_slot('taken', 'pgoutput')")
+    suite = make_suite(postgres=f'mode = "external"; conninfo = "{pg.conninfo()}";', start=False)
+    suite.start()
+    wait_until("control socket", lambda: suite.status())
+    suite.pgctl("db", "init")
+    wait_until("the remedy is in the status", lambda: "max_replication_slots" in
+               suite.status("walstreamd").get("text", ""))
+    conn.cursor().execute("SELECT pg_drop_replication_slot('taken')")
+    suite.wait_up()
+    conn.close()
+
+
+def test_lost_slot_is_said_and_never_recreated_silently(make_suite):
+    suite = make_suite()
+    mapped(suite)
+    pid = suite.kill("walstreamd", signal.SIGSTOP)
+    conn = suite.connect()
+    cur = conn.cursor()
+    cur.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots")
+    wait_until("slot is free", lambda: suite.sql(
+        "SELECT NOT active FROM pg_replication_slots")[0][0])
+    cur.execute("SELECT pg_drop_replication_slot('howdah_test')")
+    os.kill(pid, signal.SIGCONT)
+    wait_until("lost slot in the status", lambda: "pgctl node remove" in
+               suite.status("walstreamd").get("text", ""), 30)
+    assert suite.sql("SELECT count(*) FROM pg_replication_slots") == [(0,)]
+    suite.pgctl("-j", "node", "remove", "test", "--yes")
+    suite.wait_up()
+    sub = suite.subscribe("f/#")
+    suite.sql("INSERT INTO f VALUES (9, 'after the gap')")
+    sub.wait_count(1)
+
+
+def test_second_instance_of_a_node_is_refused(make_suite, make_postgres):
+    pg = make_postgres()
+    pg.connect("postgres").cursor().execute("CREATE DATABASE howdah")
+    postgres = f'mode = "external"; conninfo = "{pg.conninfo()}";'
+    one = make_suite(postgres=postgres, start=False)
+    one.start()
+    wait_until("control socket", lambda: one.status())
+    one.pgctl("db", "init")
+    one.wait_up()
+    two = make_suite(postgres=postgres, start=False)
+    two.start()
+    wait_until("second instance is held", lambda: two.status("walstreamd").get("state") == "HELD")
+    assert "node" in two.log_text()
+    assert one.is_up()
