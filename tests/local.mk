@@ -63,7 +63,15 @@ check-system: all
 		--junitxml=$(SYSTEM_RESULT) --rootdir=$(srcdir)/tests/system $(PYTEST_FLAGS) \
 		$(addprefix $(srcdir)/,$(SYSTEM_TESTS))
 
+# The same on PostgreSQL 14, 16, 17 and 18 (npm's binaries; MATRIX_TESTS: which files).
+MATRIX_DIR = /var/tmp/howdah-matrix
+MATRIX_TESTS = tests/system/test_changes.py tests/system/test_publish.py tests/system/test_faults.py
+.PHONY: check-matrix
+check-matrix: all
+	$(srcdir)/tests/helpers/matrix $(MATRIX_DIR) $(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS="$(MATRIX_TESTS)"
+
 EXTRA_DIST += \
+	tests/helpers/matrix \
 	tests/helpers/junit_count.py \
 	tests/system/conftest.py \
 	tests/system/rawmqtt.py \

@@ -23,6 +23,9 @@ import psycopg2
 AS_ROOT = os.getuid() == 0
 USER = "howdah" if AS_ROOT else pwd.getpwuid(os.getuid()).pw_name
 
+# Another server's programs than the distribution's (make check-matrix).
+PG_BINDIR = os.environ.get("HOWDAH_PG_BINDIR")
+
 # Text that no run may leave in a log, whatever it tested.
 FORBIDDEN = ("ASSERT", "mem.leak", "AddressSanitizer", "LeakSanitizer", "ThreadSanitizer",
              "runtime error:", "MemorySanitizer")
@@ -89,7 +92,7 @@ class Postgres:
     """A throw-away server of its own: for external mode, and for servers of other versions."""
 
     def __init__(self, bindir=None, settings="", tcp=True):
-        self.bindir = bindir or sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1]
+        self.bindir = bindir or PG_BINDIR or sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1]
         self.root = short_dir("hwpg.")
         self.data = f"{self.root}/data"
         self.port = free_port()
@@ -103,22 +106,15 @@ class Postgres:
                     f"max_prepared_transactions = 10\nmax_wal_senders = 10\n{settings}\n")
         self.start()
 
-    def _env(self):
-        env = dict(os.environ)
-        lib = os.path.join(os.path.dirname(self.bindir), "lib")
-        if not self.bindir.startswith("/usr/"):
-            env["LD_LIBRARY_PATH"] = lib
-        return env
-
     def _run(self, program, *args):
-        done = subprocess.run(as_user([f"{self.bindir}/{program}", *args]), env=self._env(),
+        done = subprocess.run(as_user([f"{self.bindir}/{program}", *args]),
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert done.returncode == 0, done.stdout
 
     def start(self):
         self.log = open(f"{self.root}/log", "a")
         self.process = subprocess.Popen(as_user([f"{self.bindir}/postgres", "-D", self.data]),
-                                        env=self._env(), stdout=self.log, stderr=self.log)
+                                        stdout=self.log, stderr=self.log)
         wait_until("server accepts connections", self._accepts, 60)
 
     def _accepts(self):
@@ -211,6 +207,8 @@ class Suite:
         self.sections = {"brokerd": brokerd, "walstreamd": walstreamd, "postgres": postgres,
                          "top": top}
         self.embedded = "external" not in postgres
+        if PG_BINDIR and self.embedded:
+            self.sections["postgres"] += f' bindir = "{PG_BINDIR}";'
         self.write_conf()
         if start:
             self.start()
