@@ -14,6 +14,7 @@ common_libbase_a_SOURCES = \
 	common/base/list.h \
 	common/base/log.c \
 	common/base/log.h \
+	common/base/log_panic.h \
 	common/base/mem.c \
 	common/base/mem.h \
 	common/base/proc.c \
