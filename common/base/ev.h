@@ -15,6 +15,8 @@
 #include <event2/event.h>
 #include <event2/event_struct.h>
 
+#include "common/base/list.h"
+
 #define EV_SLOW_MS 50
 
 struct ev_loop;
@@ -53,7 +55,8 @@ struct ev_io {
 void ev_io_init(struct ev_io *io, struct ev_loop *loop, const char *name,
 	void (*cb)(int fd, short what, void *arg), void *arg);
 /* what: EV_READ and/or EV_WRITE, always persistent. Changing fd or what on an active one is fine;
- * the same again is free. what == 0 stops. */
+ * the same again is free. what == 0 stops. Stop before the descriptor is closed: a new descriptor of
+ * the same number would look like "the same again". */
 void ev_io_set(struct ev_io *io, int fd, short what);
 void ev_io_stop(struct ev_io *io);
 
@@ -64,6 +67,7 @@ struct ev_timer {
 	const char *name;
 	void (*cb)(void *arg);
 	void *arg;
+	uint64_t due_us;
 	bool active;
 };
 
@@ -92,7 +96,7 @@ void ev_signal_stop(struct ev_signal *s);
  * ran is free. Work deferred by deferred work runs in the next pass, which then does not block.
  */
 struct ev_deferred {
-	struct ev_deferred *next;
+	struct list node;
 	void (*cb)(void *arg);
 	void *arg;
 	bool queued;
