@@ -70,6 +70,13 @@ MATRIX_TESTS = tests/system/test_changes.py tests/system/test_publish.py tests/s
 check-matrix: all
 	$(srcdir)/tests/helpers/matrix $(MATRIX_DIR) $(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS="$(MATRIX_TESTS)"
 
+# A storm of ten minutes, then the matrix.
+.PHONY: check-long
+check-long: all
+	HOWDAH_STORM_ROWS=1000000 HOWDAH_STORM_SECONDS=600 HOWDAH_STORM_KILLS=150 \
+		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_storm.py PYTEST_FLAGS=-s
+	$(MAKE) $(AM_MAKEFLAGS) check-matrix
+
 EXTRA_DIST += \
 	tests/helpers/matrix \
 	tests/helpers/junit_count.py \
