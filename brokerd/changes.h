@@ -32,7 +32,68 @@ extern const struct batch_kind changes_state_kind;
 /* Forwarded from daemon_info. */
 void changes_peer(struct changes *c, bool up, uint32_t generation);
 int changes_relay(struct changes *c, uint32_t kind, struct imsg *msg) __attribute__((warn_unused_result));
-/* Copies the present figures into the daemon's statistics page (called once per second). */
+/* Copies the present figures into the daemon's statistics page (called once per second). Their rows
+ * must be the first of the daemon's stats_rows: { CHANGES_STATS_ROWS, {"mqtt_…", …}, … }, the daemon's
+ * own begin at index CHANGES_STAT_COUNT. */
 void changes_update_stats(struct changes *c);
+/* What the operator should know, one line for daemon_status; "" while all is well. Borrowed, valid
+ * until the next call on c. */
+const char *changes_trouble(const struct changes *c);
+
+enum changes_stat {
+	CHANGES_STAT_RECORDS,
+	CHANGES_STAT_ROWS,
+	CHANGES_STAT_MESSAGES,
+	CHANGES_STAT_UNMATCHED,
+	CHANGES_STAT_BAD_TOPIC,
+	CHANGES_STAT_BAD_PAYLOAD,
+	CHANGES_STAT_BAD_VALUE,
+	CHANGES_STAT_BAD_MAPPING,
+	CHANGES_STAT_MAPPINGS,
+	CHANGES_STAT_PENDING_TX,
+	CHANGES_STAT_PAUSES,
+	CHANGES_STAT_STATES_STORED,
+	CHANGES_STAT_RECEIVED_LSN,
+	CHANGES_STAT_ACKED_LSN,
+	CHANGES_STAT_RING_LAG,
+	CHANGES_STAT_SPOOLED,
+	CHANGES_STAT_SPOOL_BYTES,
+	CHANGES_STAT_DUPLICATES,
+	CHANGES_STAT_COUNT
+};
+#define CHANGES_STATS_ROWS                                                                         \
+	{"changes_records", STATS_COUNTER, "", STATS_INFO, "records taken from the ring"},         \
+		{"changes_rows", STATS_COUNTER, "", STATS_STATUS, "changes of mapped tables"},     \
+		{"changes_messages", STATS_COUNTER, "", STATS_STATUS,                              \
+			"messages made of changes"},                                               \
+		{"changes_unmatched", STATS_COUNTER, "", STATS_INFO,                               \
+			"messages made of changes that no session wanted"},                        \
+		{"changes_bad_topic", STATS_COUNTER, "", STATS_INFO,                               \
+			"changes whose topic was empty or too long"},                              \
+		{"changes_bad_payload", STATS_COUNTER, "", STATS_INFO,                             \
+			"changes whose payload was too long"},                                     \
+		{"changes_bad_value", STATS_COUNTER, "", STATS_INFO,                               \
+			"values that did not fit their type and went out as strings"},             \
+		{"changes_bad_mapping", STATS_COUNTER, "", STATS_INFO,                             \
+			"changes whose mapping has an unusable template"},                         \
+		{"changes_mappings", STATS_GAUGE, "", STATS_STATUS, "mappings in force"},          \
+		{"changes_pending_transactions", STATS_GAUGE, "", STATS_STATUS,                    \
+			"transactions that wait for subscribers"},                                 \
+		{"changes_pauses", STATS_COUNTER, "", STATS_INFO,                                  \
+			"times that reading paused for slow subscribers"},                         \
+		{"changes_states_stored", STATS_COUNTER, "", STATS_INFO,                           \
+			"sets of mappings stored"},                                                \
+		{"changes_received_lsn", STATS_LSN, "", STATS_STATUS,                              \
+			"end of the last transaction received"},                                   \
+		{"changes_acked_lsn", STATS_LSN, "", STATS_STATUS,                                 \
+			"everything up to here is acknowledged"},                                  \
+		{"changes_ring_lag", STATS_GAUGE, "bytes", STATS_STATUS,                           \
+			"in the ring and not yet read"},                                           \
+		{"changes_spooled", STATS_COUNTER, "", STATS_INFO, "records that were spooled"},   \
+		{"changes_spool_bytes", STATS_GAUGE, "bytes", STATS_STATUS, "spool in use"},       \
+	{                                                                                          \
+		"changes_duplicates", STATS_COUNTER, "", STATS_INFO,                               \
+			"records that came again and were dropped"                                 \
+	}
 
 #endif
