@@ -14,6 +14,7 @@
 
 #define STATS_PAGE_BYTES 65536
 #define STATS_PANIC_BYTES 4096
+#define STATS_ROWS_MAX 180
 
 enum stats_kind { STATS_COUNTER, STATS_GAUGE, STATS_LSN };
 /* STATS_STATUS rows are shown by `pgctl status` too. */
@@ -29,8 +30,9 @@ struct stats_row {
 
 struct stats;
 
-/* Writer: lays rows (at most 180, index = position) over a zeroed mapping of STATS_PAGE_BYTES;
- * page NULL: private memory (tests). Never fails. */
+/* Writer: lays rows (at most STATS_ROWS_MAX, index = position) over a zeroed mapping of
+ * STATS_PAGE_BYTES; page NULL: private memory (tests). Names are [a-z0-9_]{1,63}, units at most 15
+ * bytes, help at most 239: more is a bug (ASSERT). Never fails. */
 struct stats *stats_new(void *page, const struct stats_row *rows, size_t n_rows);
 void stats_free(struct stats **stats);
 void stats_add(struct stats *stats, size_t index, uint64_t n);
@@ -39,8 +41,11 @@ uint64_t stats_get(const struct stats *stats, size_t index);
 
 /* The panic slot inside a page: STATS_PANIC_BYTES, zero-terminated text or empty. */
 char *stats_panic_slot(void *page);
+/* Reader: a private, printable copy of the panic text, "" if there is none. Returns out. */
+const char *stats_panic_copy(const void *page, char *out, size_t out_size);
 
-/* Reader. Calls fn for each counter on the page; returns -ERR_MALFORMED if it is not one. */
+/* Reader. Calls fn for each counter on the page; -ERR_STATE: not laid out yet; -ERR_MALFORMED: not a
+ * page, or one that is garbled from here on. */
 struct stats_value {
 	const char *name; /* private copy for the call */
 	const char *unit;
