@@ -5,7 +5,6 @@ libpgwalstream_libpgwalstream_a_SOURCES = \
 	libpgwalstream/catalog.c \
 	libpgwalstream/decode.c \
 	libpgwalstream/pgwalstream.h \
-	libpgwalstream/stream.c \
 	# end
 
 EXTRA_DIST += libpgwalstream/README.md

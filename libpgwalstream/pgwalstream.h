@@ -34,7 +34,8 @@ enum pgws_error {
 	PGWS_ESERVER = -4,   /* the server reported an error: pgws_stream_sqlstate says which */
 	PGWS_EUNKNOWN = -5,  /* a change names a relation that no Relation message announced */
 	PGWS_ESTATE = -6,    /* not possible in the present state */
-	PGWS_EEND = -7       /* the server ended the stream */
+	PGWS_EEND = -7,      /* the server ended the stream */
+	PGWS_ENOMEM = -8
 };
 const char *pgws_strerror(int err);
 
@@ -148,9 +149,11 @@ struct pgws_relation {
 };
 
 struct pgws_catalog;
+/* on_drop may be NULL. NULL if memory is short. */
 struct pgws_catalog *pgws_catalog_new(void (*on_drop)(struct pgws_relation *rel, void *arg), void *arg);
 void pgws_catalog_free(struct pgws_catalog **c);
-/* Learns a Relation message; on_drop is called for a definition that it replaces. 0 or PGWS_EPROTO. */
+/* Learns a Relation message; on_drop is called for a definition that it replaces, one that comes again
+ * unchanged keeps its object. 0, PGWS_EPROTO (not a Relation message) or PGWS_ENOMEM. */
 int pgws_catalog_learn(struct pgws_catalog *c, const struct pgws_msg *relation);
 /* NULL if unknown. Owned by the catalogue, valid until the next learn of the same relid or reset. */
 struct pgws_relation *pgws_catalog_find(struct pgws_catalog *c, uint32_t relid);

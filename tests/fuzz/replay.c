@@ -57,7 +57,7 @@ static int replay_folder(const char *folder)
 	for (struct dirent *e; (e = readdir(d)) != NULL;) {
 		if (e->d_name[0] == '.')
 			continue;
-		char path[4096];
+		char path[4096 + 258];
 		snprintf(path, sizeof(path), "%s/%s", folder, e->d_name);
 		if (replay(path) != 0) {
 			n = -1;

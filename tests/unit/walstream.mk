@@ -1,2 +1,12 @@
 # SPDX-License-Identifier: PostgreSQL
 # Unit tests: walstream
+WALSTREAM_LIBS = libpgwalstream/libpgwalstream.a $(LIBPQ_LIBS)
+
+check_PROGRAMS += tests/unit/test_decode tests/unit/test_catalog
+TESTS += tests/unit/test_decode tests/unit/test_catalog
+
+tests_unit_test_decode_SOURCES = tests/unit/test_decode.c tests/unit/pgoutput_samples.h
+tests_unit_test_decode_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+
+tests_unit_test_catalog_SOURCES = tests/unit/test_catalog.c tests/unit/pgoutput_samples.h
+tests_unit_test_catalog_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
