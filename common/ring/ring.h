@@ -53,7 +53,9 @@ struct ring_record {
 	uint32_t relid;       /* of a change or relation message; 0 else */
 	uint32_t timeline;
 	uint32_t ordinal;     /* of the data message in its transaction, from 1; 0 for others */
-	uint32_t payload_len; /* of this fragment */
+	uint32_t payload_len; /* of this fragment; when writing: of the whole payload */
+	uint32_t total_len;   /* of the whole payload, in every fragment; set by the ring */
+	uint32_t offset;      /* of this fragment in the payload; set by the ring */
 	uint64_t lsn;         /* of the message, 0 if it has none */
 	uint64_t commit_lsn;  /* of its transaction (BEGIN's final LSN) */
 	uint64_t end_lsn;     /* known at COMMIT: end of the commit record; else 0 */
@@ -71,8 +73,8 @@ void ring_producer_free(struct ring_producer **p);
 size_t ring_fragment_max(size_t capacity); /* capacity / 8, header included */
 
 /* Copies one record (fragmenting as needed) behind the last one, invisible until ring_publish.
- * 0; -EAGAIN: no room for all of it, nothing was written (publish, wait for room, try again).
- * A payload larger than the window is written in portions: use ring_write_begin for those. */
+ * 0; -EAGAIN: no room for all of it, nothing was written (publish, wait for room, try again);
+ * -EMSGSIZE: would take more than half of the window: use ring_write_part, which takes any size. */
 int ring_write(struct ring_producer *p, const struct ring_record *rec, const void *payload)
 	__attribute__((warn_unused_result));
 /* For payloads of any size: writes as many fragments as fit from *offset on and advances it.
@@ -88,8 +90,9 @@ uint32_t ring_publish(struct ring_producer *p);
 int ring_producer_add(struct ring_producer *p, unsigned id, void *cursor, uint64_t acked_lsn)
 	__attribute__((warn_unused_result));
 void ring_producer_drop(struct ring_producer *p, unsigned id);
-/* Re-reads cursors. 0, or -ERR_MALFORMED with *ret_bad_id: that consumer's cursor is not monotonic
- * or outside [previous, head]; drop it. */
+/* Re-reads cursors. 0, or -ERR_MALFORMED with *ret_bad_id: that consumer's read_pos is not monotonic
+ * or outside [previous, head], or its acked_lsn went back or beyond every end_lsn (of a commit) and
+ * commit_lsn (of a RING_STREAM) written so far; drop it, then call again. */
 int ring_producer_refresh(struct ring_producer *p, unsigned *ret_bad_id)
 	__attribute__((warn_unused_result));
 /* Last acked LSN seen of a consumer (monotonic; a value that goes back is malformed, see refresh). */
@@ -100,6 +103,13 @@ size_t ring_producer_free_bytes(const struct ring_producer *p);
 /* Sleep protocol for space: arm, then re-check (refresh, try again), then sleep. */
 void ring_producer_arm_space(struct ring_producer *p);
 void ring_producer_disarm_space(struct ring_producer *p);
+
+struct ring_counts {
+	uint64_t records, bytes, pad_bytes, batches; /* published; records counts fragments */
+	uint64_t stalls;                             /* times that the producer slept for space */
+	uint64_t wakes;                              /* consumers told to wake up */
+};
+void ring_producer_get_counts(const struct ring_producer *p, struct ring_counts *ret_counts);
 
 /* Consumer side: data is mapped read-only; geometry is checked and copied. -ERR_VERSION (layout),
  * -ERR_MALFORMED. */
@@ -119,7 +129,9 @@ bool ring_release(struct ring_consumer *c);
 /* Effects up to this LSN are durable or acknowledged; monotonic (lower is ignored). Returns true if
  * the producer wants to be woken (it always does for a changed acked_lsn: once per change of loop). */
 bool ring_ack(struct ring_consumer *c, uint64_t lsn);
+/* From read_pos to head; capacity if the head is not to be believed. */
 uint64_t ring_consumer_lag_bytes(const struct ring_consumer *c);
+size_t ring_consumer_capacity(const struct ring_consumer *c);
 /* Sleep protocol for data: arm, then peek again, then sleep; disarm when awake. */
 void ring_consumer_arm(struct ring_consumer *c);
 void ring_consumer_disarm(struct ring_consumer *c);
