@@ -35,20 +35,24 @@ struct imsg {
 struct imsg_channel;
 
 struct imsg_ops {
-	/* A whole message. A negative return means "garbled": the channel calls on_closed with it. */
+	/* A whole message. A negative return means "garbled": the channel calls on_closed with it.
+	 */
 	int (*on_message)(struct imsg *msg, void *arg);
-	/* Once: EOF (0), a socket error, a garbled message, or a full queue (-ERR_LIMIT). Free the
-	 * channel here or later; it does nothing more. */
+	/* Once: EOF (0), a socket error, a garbled message, or a full queue (-ERR_LIMIT). Comes at
+	 * the end of the pass, never from inside imsg_send. Free the channel here or later; it does
+	 * nothing more. */
 	void (*on_closed)(int err, void *arg);
 };
 
 /* Takes over fd. generation goes into every message sent, and received messages of another
- * generation are dropped silently (a late report of a dead process) if check is not 0. */
-struct imsg_channel *imsg_open(struct ev_loop *loop, int fd, uint32_t generation,
-	const struct imsg_ops *ops, void *arg);
+ * generation are dropped silently (a late report of a dead process) if generation is not 0. */
+struct imsg_channel *imsg_open(
+	struct ev_loop *loop, int fd, uint32_t generation, const struct imsg_ops *ops, void *arg);
 /* Safe from inside its own callbacks (memory goes by ev_defer). Nulls *ch. */
 void imsg_close(struct imsg_channel **ch);
-/* Copies body; fds are duplicated. 0, -ERR_LIMIT (queue full; on_closed follows), -EMSGSIZE. */
+/* Copies body (may be NULL: empty); fds are duplicated. 0 (also when the peer is gone already:
+ * on_closed says so), -ERR_LIMIT (queue full; on_closed follows), -EMSGSIZE (body over
+ * IMSG_BODY_MAX or failed), -EMFILE. */
 int imsg_send(struct imsg_channel *ch, uint32_t type, uint32_t id, const struct buf *body,
 	const int *fds, size_t n_fds) __attribute__((warn_unused_result));
 void imsg_set_generation(struct imsg_channel *ch, uint32_t generation);
