@@ -9,6 +9,12 @@ brokerd_libbrokerd_a_SOURCES = \
 	brokerd/changes.h \
 	brokerd/message.c \
 	brokerd/message.h \
+	brokerd/mqtt_decode.h \
+	brokerd/mqtt_encode.c \
+	brokerd/mqtt_props.c \
+	brokerd/mqtt_proto.c \
+	brokerd/mqtt_proto.h \
+	brokerd/mqtt_text.c \
 	# end
 
 brokerd_brokerd_SOURCES = brokerd/brokerd_main.c
