@@ -77,6 +77,8 @@ check-long: all
 		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_storm.py PYTEST_FLAGS=-s
 	$(MAKE) $(AM_MAKEFLAGS) check-matrix
 
+include tests/bench/local.mk
+
 EXTRA_DIST += \
 	tests/helpers/matrix \
 	tests/helpers/junit_count.py \

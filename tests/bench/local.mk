@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: PostgreSQL
+# The figures: `make bench` starts a suite of its own and runs every scenario.
+EXTRA_PROGRAMS += tests/bench/bench_mqtt
+tests_bench_bench_mqtt_SOURCES = tests/bench/bench_mqtt.c
+tests_bench_bench_mqtt_LDADD = brokerd/libbrokerd.a $(PG_LIBS)
+
+.PHONY: bench
+bench: all tests/bench/bench_mqtt$(EXEEXT)
+	$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/bench/bench_suite.py SYSTEM_RESULT=bench.xml \
+		PYTEST_FLAGS="-s -p no:warnings"
+
+EXTRA_DIST += tests/bench/bench_suite.py
