@@ -77,9 +77,16 @@ check-long: all
 		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_storm.py PYTEST_FLAGS=-s
 	$(MAKE) $(AM_MAKEFLAGS) check-matrix
 
+# quickstart on a machine that has nothing yet (root, debootstrap).
+FRESH_DIR = /var/tmp/howdah-fresh
+.PHONY: check-fresh
+check-fresh:
+	$(srcdir)/tests/helpers/fresh-machine $(FRESH_DIR)
+
 include tests/bench/local.mk
 
 EXTRA_DIST += \
+	tests/helpers/fresh-machine \
 	tests/helpers/matrix \
 	tests/helpers/junit_count.py \
 	tests/system/conftest.py \
