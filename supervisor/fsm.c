@@ -263,19 +263,19 @@ static const struct fsm_step fsm_table[FSM_STATE_COUNT][FSM_EVENT_COUNT] = {
 /* clang-format on */
 
 static const char *const fsm_states[FSM_STATE_COUNT] = {
-	[FSM_DOWN] = "down",
-	[FSM_STARTING] = "starting",
-	[FSM_INIT] = "init",
-	[FSM_INIT_RELOAD] = "init-reload",
-	[FSM_UP] = "up",
-	[FSM_DYING_NEW] = "dying-new",
-	[FSM_DYING] = "dying",
-	[FSM_REFUSED] = "refused",
-	[FSM_STOPPING] = "stopping",
-	[FSM_RESTARTING] = "restarting",
-	[FSM_BACKOFF] = "backoff",
-	[FSM_THROTTLED] = "throttled",
-	[FSM_HELD] = "held",
+	[FSM_DOWN] = "DOWN",
+	[FSM_STARTING] = "STARTING",
+	[FSM_INIT] = "INIT",
+	[FSM_INIT_RELOAD] = "INIT_RELOAD",
+	[FSM_UP] = "UP",
+	[FSM_DYING_NEW] = "DYING_NEW",
+	[FSM_DYING] = "DYING",
+	[FSM_REFUSED] = "REFUSED",
+	[FSM_STOPPING] = "STOPPING",
+	[FSM_RESTARTING] = "RESTARTING",
+	[FSM_BACKOFF] = "BACKOFF",
+	[FSM_THROTTLED] = "THROTTLED",
+	[FSM_HELD] = "HELD",
 };
 
 static const char *const fsm_events[FSM_EVENT_COUNT] = {

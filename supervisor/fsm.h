@@ -106,7 +106,7 @@ const struct fsm_step *fsm_step(enum fsm_state state, enum fsm_event event);
 /* Is there a process in this state? */
 bool fsm_has_process(enum fsm_state state);
 
-/* "up", as `pgctl status` prints it. */
+/* "UP", as in log lines; `pgctl status` shows fewer (worker_state_str). */
 const char *fsm_state_str(enum fsm_state state);
 const char *fsm_event_str(enum fsm_event event);
 const char *fsm_action_str(enum fsm_action action);
