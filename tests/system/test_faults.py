@@ -2,14 +2,17 @@
 """Processes that die, peers that misbehave, a database that is away: nothing acknowledged is lost,
 the others are unharmed, and the message says what to do."""
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import time
 
+import paho.mqtt.client as mqtt
 import pytest
 
 from rawmqtt import RawClient, text
-from suite import wait_until
+from suite import USER, wait_until
 
 
 def confirmed(suite):
@@ -238,3 +241,94 @@ def test_second_instance_of_a_node_is_refused(make_suite, make_postgres):
     wait_until("second instance is held", lambda: two.status("walstreamd").get("state") == "HELD")
     assert "node" in two.log_text()
     assert one.is_up()
+
+
+def test_database_that_does_not_exist(make_suite, make_postgres):
+    """A wrong conninfo is no restart loop: the worker is held, says why, and a reload tries again."""
+    pg = make_postgres()
+    suite = make_suite(postgres=f'mode = "external"; conninfo = "{pg.conninfo("nosuch")}";', start=False)
+    suite.start()
+    wait_until("walstreamd is held", lambda: suite.status("walstreamd").get("state") == "HELD")
+    assert "nosuch" in suite.log_text()
+    admin = pg.connect("postgres")
+    admin.cursor().execute("CREATE DATABASE nosuch")
+    admin.close()
+    suite.pgctl("db", "init")
+    suite.pgctl_raw("reload")
+    suite.wait_up()
+
+
+def test_database_hangs_and_comes_back(make_suite):
+    """Every process of the server stopped: clients stay connected and talk to each other by QoS 0, the
+    rows come when it goes on."""
+    suite = make_suite()
+    mapped(suite)
+    sub = suite.subscribe("f/#", "chat/#")
+    writer = suite.connect()
+    pids = [suite.postmaster_pid()] + [int(p) for p in subprocess.run(
+        ["pgrep", "-P", str(suite.postmaster_pid())], stdout=subprocess.PIPE, text=True).stdout.split()]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        suite.publish("chat/a", "x", qos=0)
+        sub.wait_count(1)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    writer.cursor().execute("INSERT INTO f VALUES (1, 'x')")
+    sub.wait_count(2)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to mount a small file system")
+def test_full_disk(make_suite):
+    """The database's disk is full: no PUBACK, nobody is disconnected; there is room again: PUBACK,
+    and the message is in the table once."""
+    suite = make_suite(start=False)
+    os.mkdir(suite.state_dir)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m,mode=0755", "tmpfs", suite.state_dir],
+                   check=True)
+    try:
+        shutil.chown(suite.state_dir, USER, USER)
+        suite.start()
+        suite.wait_up()
+        mapped(suite)
+        sub = suite.subscribe("f/#", "chat/#")
+        filler = f"{suite.state_dir}/filler"
+        with open(filler, "wb") as f:
+            try:
+                while True:
+                    f.write(b"x" * 65536)
+            except OSError:
+                pass
+        acked = []
+        client = mqtt.Client(client_id="full", protocol=mqtt.MQTTv311)
+        client.max_inflight_messages_set(1000)
+        client.on_publish = lambda c, u, mid: acked.append(mid)
+        client.connect("127.0.0.1", suite.mqtt_port)
+        client.loop_start()
+        sent = 0
+        # WAL segments that are there already take some more: publish until no answer comes.
+        while True:
+            before = len(acked)
+            for _ in range(200):
+                client.publish("full/a", f"{sent:07d}" + "y" * 20000, qos=1)
+                sent += 1
+            deadline = time.monotonic() + 3
+            while len(acked) < sent and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if len(acked) == before:
+                break
+            assert sent < 50000, "the disk was never full"
+        suite.publish("chat/a", "alive", qos=0)
+        wait_until("QoS 0 goes on", lambda: any(m["topic"] == "chat/a" for m in sub.snapshot()))
+        os.unlink(filler)
+        wait_until("every publish is acknowledged", lambda: len(acked) == sent, 120)
+        client.loop_stop()
+        client.disconnect()
+        wait_until("suite is up", suite.is_up, 60)
+        rows = suite.sql("SELECT count(*), count(DISTINCT substr(payload, 1, 7)) FROM howdah_mqtt.message"
+                         " WHERE topic = 'full/a'")
+        assert rows == [(sent, sent)]
+        suite.stop()
+    finally:
+        subprocess.run(["umount", "-l", suite.state_dir], check=True)
