@@ -95,14 +95,17 @@ struct pgconn_query {
 	int result_format;     /* 0 text, 1 binary */
 };
 
-/* Queues a query; UP only (-ERR_STATE else). Queries until the next pgconn_sync are one implicit
- * transaction. cb may be NULL. */
+/* Queues a query; UP only (-ERR_STATE else; -ERR_CLOSED: it broke just now, on_down follows). Queries
+ * until the next pgconn_sync are one implicit transaction. cb may be NULL; it is called, once, exactly
+ * if 0 was returned. A server that answers 25006 (read-only) is left after that answer. */
 int pgconn_query(struct pgconn *c, const struct pgconn_query *q, pgconn_result_fn cb, void *arg)
 	__attribute__((warn_unused_result));
 int pgconn_prepare(struct pgconn *c, const char *name, const char *sql, int n_params,
 	const Oid *types, pgconn_result_fn cb, void *arg) __attribute__((warn_unused_result));
-/* Ends the implicit transaction: it is committed (or was aborted) when cb runs with a result of
- * PGRES_PIPELINE_SYNC, or with NULL if the connection was lost. Sends everything out. */
+/* Ends the implicit transaction and sends everything out. cb runs once: with PGRES_PIPELINE_SYNC when
+ * it is over (committed, if no query of it failed); with the server's error if the commit itself
+ * failed (a deferred constraint; rolled back, unless the error is a FATAL one: then it is unknown, as
+ * with NULL); with NULL if the connection was lost. */
 int pgconn_sync(struct pgconn *c, pgconn_result_fn cb, void *arg) __attribute__((warn_unused_result));
 /* Convenience: one text query and a sync. */
 int pgconn_simple(struct pgconn *c, const char *sql, int n_params, const char *const *values,
