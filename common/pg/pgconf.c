@@ -2,8 +2,8 @@
 /*
  * The rows of the "postgres" section.
  *
- * Context: any process, at start and reload. A conninfo may hold a password: it is a secret row and is
- * in no message.
+ * Context: any process, at start and reload. A conninfo may hold a password: it is a secret row and
+ * is in no message.
  */
 #include "config.h"
 
@@ -104,9 +104,9 @@ int pgconf_check(const struct conf *conf, struct buf *errors)
 	if (pgconf_is_embedded(conf) || *conf_str(conf, "postgres.conninfo") != '\0')
 		return 0;
 	if (errors != NULL)
-		buf_printf(errors,
-			"postgres.conninfo: required with mode = \"external\"; write how to reach the "
-			"server, e.g. \"host=db1,db2 dbname=howdah user=howdah "
-			"target_session_attrs=read-write\"\n");
+		buf_printf(errors, "postgres.conninfo: required with mode = \"external\"; write "
+				   "how to reach the "
+				   "server, e.g. \"host=db1,db2 dbname=howdah user=howdah "
+				   "target_session_attrs=read-write\"\n");
 	return -ERR_CONFIG;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
- * The connection's state machine; the one file that knows libpq's consume, isBusy, getResult, flush.
+ * The connection's state machine; the one file that knows libpq's consume, isBusy, getResult,
+ * flush.
  *
  * Context: event thread. What each event means in each state (rows of `table` below):
  *
@@ -20,8 +21,8 @@
  *   4. Every callback may close, restart or free the connection: epoch changes when pg does, and
  *      whoever called back looks at it before going on.
  *
- * A server that answers "read-only" (25006) is a primary no longer: its answer is delivered, then it
- * is left, and target_session_attrs finds the new one. A host that takes the connection and says
+ * A server that answers "read-only" (25006) is a primary no longer: its answer is delivered, then
+ * it is left, and target_session_attrs finds the new one. A host that takes the connection and says
  * nothing would be tried first for ever, since libpq goes to the next host only on an error: after
  * such a timeout the next attempt begins one host further.
  *
@@ -43,7 +44,7 @@
 #include "common/pg/pgconn.h"
 #include "common/pg/pgresolve.h"
 
-#define MAGIC 0x7067636e /* pgcn */
+#define MAGIC 0x7067636e         /* pgcn */
 #define CONNECT_TIMEOUT_MS 10000 /* per host, unless connect_timeout says otherwise */
 #define BACKOFF_BASE_MS 100
 #define BACKOFF_CAP_MS 5000
@@ -60,7 +61,7 @@ struct expect {
 	void *arg;
 };
 
-enum event { EV_START, EV_STOP, EV_RESOLVED, EV_UNRESOLVED, EV_IO, EV_TIMER, EVENT_COUNT };
+enum conn_event { EV_START, EV_STOP, EV_RESOLVED, EV_UNRESOLVED, EV_IO, EV_TIMER, EVENT_COUNT };
 
 struct pgconn {
 	uint32_t magic;
@@ -79,7 +80,7 @@ struct pgconn {
 	struct ev_backoff backoff;
 	struct list expected;
 	size_t n_syncs;
-	size_t n_setup; /* statements of setup sent so far */
+	size_t n_setup;  /* statements of setup sent so far */
 	unsigned rotate; /* hosts to begin further down the list */
 	char tried[256]; /* host that the connect timer runs for */
 	uint64_t epoch;
@@ -91,7 +92,7 @@ struct pgconn {
 	struct ev_deferred kick, destroy;
 };
 
-static void handle(struct pgconn *c, enum event e);
+static void handle(struct pgconn *c, enum conn_event e);
 
 static const char *const state_names[PGCONN_STATE_COUNT] = {
 	[PGCONN_IDLE] = "IDLE",
@@ -116,7 +117,8 @@ static void set_state(struct pgconn *c, enum pgconn_state s, const char *cause)
 	c->state = s;
 }
 
-/* One line: control characters and the source locations that verbose errors end with are left out. */
+/* One line: control characters and the source locations that verbose errors end with are left out.
+ */
 static void set_error(struct pgconn *c, const char *text)
 {
 	size_t n = 0;
@@ -203,8 +205,8 @@ static void fail_text(struct pgconn *c, enum pg_class class, const char *text)
 
 /*
  * Class of a failed attempt. libpq has no SQLSTATE for it but in the text, where verbose errors say
- * "FATAL:  28P01: …". With several hosts there is one part per host: it is a matter of configuration
- * only if every host says so.
+ * "FATAL:  28P01: …". With several hosts there is one part per host: it is a matter of
+ * configuration only if every host says so.
  */
 static enum pg_class connect_class(PGconn *pg)
 {
@@ -291,7 +293,8 @@ static bool given(const PQconninfoOption *options, const char *keyword)
 	return false;
 }
 
-/* What we want but the user may have said otherwise; a service file is taken to have said it all. */
+/* What we want but the user may have said otherwise; a service file is taken to have said it all.
+ */
 static const char *const our_defaults[][2] = {
 	{"tcp_user_timeout", "15000"},
 	{"keepalives_idle", "15"},
@@ -328,8 +331,8 @@ static void on_notice(void *arg, const char *message)
 {
 	struct pgconn *c = arg;
 
-	log_debug("pg.notice", "%s: %.*s", c->application_name, (int)strcspn(message, "\n"),
-		message);
+	log_debug(
+		"pg.notice", "%s: %.*s", c->application_name, (int)strcspn(message, "\n"), message);
 }
 
 /* list moved left by n items; caller frees. */
@@ -586,7 +589,7 @@ static void deliver(struct pgconn *c, PGresult *res)
 static bool is_invented(const struct pgconn *c, const PGresult *res)
 {
 	return PQresultStatus(res) == PGRES_FATAL_ERROR && PQstatus(c->pg) != CONNECTION_OK &&
-		PQresultErrorField(res, PG_DIAG_SQLSTATE) == NULL;
+	       PQresultErrorField(res, PG_DIAG_SQLSTATE) == NULL;
 }
 
 /* Results that are complete in libpq's buffer, to their callbacks. False: a callback closed us. */
@@ -689,7 +692,7 @@ static void (*const table[PGCONN_STATE_COUNT][EVENT_COUNT])(struct pgconn *) = {
 	[PGCONN_WAITING] = {act_resolve, act_close, act_bug, act_bug, act_bug, act_resolve},
 };
 
-static void handle(struct pgconn *c, enum event e)
+static void handle(struct pgconn *c, enum conn_event e)
 {
 	bool has_pg;
 
@@ -709,8 +712,8 @@ struct pgconn *pgconn_new(struct ev_loop *loop, const struct pgconn_options *opt
 	c->ops = *ops;
 	c->arg = arg;
 	c->conninfo = xstrdup(options->conninfo);
-	c->application_name = xstrdup(
-		options->application_name != NULL ? options->application_name : "howdah");
+	c->application_name =
+		xstrdup(options->application_name != NULL ? options->application_name : "howdah");
 	c->setup = options->setup;
 	c->timeout_ms = options->timeout_ms;
 	c->connect_timeout_ms = CONNECT_TIMEOUT_MS;
@@ -781,7 +784,8 @@ const char *pgconn_error(const struct pgconn *c)
 	return c->error;
 }
 
-/* ok: what libpq said to a send. A failed one breaks the connection, from the loop, not from here. */
+/* ok: what libpq said to a send. A failed one breaks the connection, from the loop, not from here.
+ */
 static int sent(struct pgconn *c, bool ok, bool is_sync, pgconn_result_fn cb, void *arg)
 {
 	struct expect *e;

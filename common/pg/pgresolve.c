@@ -5,14 +5,14 @@
  * Context: event thread. The lists host, hostaddr and port are split into entries; an entry with a
  * name and no address is looked up by evdns (/etc/hosts, then the servers of /etc/resolv.conf) and
  * becomes one entry per address. Everything else goes through as it is, what is not given at all is
- * left to libpq's environment and service file (only PGHOST and PGPORT are read here, since a name in
- * PGHOST would be looked up by libpq while the loop stands still).
+ * left to libpq's environment and service file (only PGHOST and PGPORT are read here, since a name
+ * in PGHOST would be looked up by libpq while the loop stands still).
  *
  * Invariants: every entry that is written out has the same index in all three lists; a name without
  * an address is left out if any other entry remains.
  *
- * A lookup cannot be taken back from evdns at once: after pgresolve_free the object lives on, silent,
- * until the last lookup has reported that it was cancelled.
+ * A lookup cannot be taken back from evdns at once: after pgresolve_free the object lives on,
+ * silent, until the last lookup has reported that it was cancelled.
  */
 #include "config.h"
 
@@ -121,7 +121,8 @@ static bool needs_lookup(const struct entry *e)
 	return inet_pton(AF_INET, e->host, addr) != 1 && strchr(e->host, ':') == NULL;
 }
 
-/* Fills entries from the three lists by libpq's rules; a static text if they do not fit together. */
+/* Fills entries from the three lists by libpq's rules; a static text if they do not fit together.
+ */
 static const char *split_lists(struct pgresolve *r)
 {
 	const char *host = option_value(r, "host");
@@ -234,7 +235,8 @@ static bool build(struct pgresolve *r, struct buf *out)
 	}
 	for (PQconninfoOption *o = r->options; o->keyword != NULL; o++) {
 		bool listed = strcmp(o->keyword, "host") == 0 ||
-			strcmp(o->keyword, "hostaddr") == 0 || strcmp(o->keyword, "port") == 0;
+			      strcmp(o->keyword, "hostaddr") == 0 ||
+			      strcmp(o->keyword, "port") == 0;
 
 		if (o->val != NULL && *o->val != '\0' && !(r->rewritten && listed) &&
 			extra_value(r, o->keyword) == NULL)
@@ -303,8 +305,8 @@ static void take_addresses(struct entry *e, const struct evutil_addrinfo *list)
 	for (; list != NULL && e->n_addrs < ADDRS_MAX; list = list->ai_next) {
 		char text[INET6_ADDRSTRLEN + 32];
 
-		if (getnameinfo(list->ai_addr, (socklen_t)list->ai_addrlen, text, sizeof text, NULL, 0,
-			    NI_NUMERICHOST) == 0)
+		if (getnameinfo(list->ai_addr, (socklen_t)list->ai_addrlen, text, sizeof text, NULL,
+			    0, NI_NUMERICHOST) == 0)
 			e->addrs[e->n_addrs++] = xstrdup(text);
 	}
 }
@@ -362,7 +364,8 @@ static void look_up(struct pgresolve *r)
 			r->entries[i].problem = "no resolver";
 		return;
 	}
-	/* A machine without resolv.conf gets the default server and its hosts file: not an error. */
+	/* A machine without resolv.conf gets the default server and its hosts file: not an error.
+	 */
 	(void)evdns_base_resolv_conf_parse(r->dns, DNS_OPTIONS_ALL, "/etc/resolv.conf");
 	r->starting = true;
 	for (size_t i = 0; i < r->n_entries; i++) {

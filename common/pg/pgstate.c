@@ -19,10 +19,7 @@ static const struct {
 	const char *prefix;
 	enum pg_class class;
 } states[] = {
-	{"00", PG_OK},
-	{"01", PG_OK},
-	{"02", PG_OK},
-	{"08", PG_RETRY},     /* connection */
+	{"00", PG_OK}, {"01", PG_OK}, {"02", PG_OK}, {"08", PG_RETRY}, /* connection */
 	{"0A000", PG_CONFIG}, /* not supported by this server */
 	{"21", PG_DATA},      /* cardinality */
 	{"22", PG_DATA},      /* value */
