@@ -7,6 +7,8 @@ common_libbase_a_SOURCES = \
 	common/base/buf.h \
 	common/base/conf.c \
 	common/base/conf.h \
+	common/base/conf_text.c \
+	common/base/conf_text.h \
 	common/base/err.c \
 	common/base/err.h \
 	common/base/ev.c \

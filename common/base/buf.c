@@ -235,3 +235,29 @@ int rd_end(const struct rd *r)
 		return -ERR_TRUNCATED;
 	return r->left_bytes > 0 ? -ERR_MALFORMED : 0;
 }
+
+size_t utf8_char(const void *text, size_t left_bytes, uint32_t *ret_code)
+{
+	static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
+	const uint8_t *p = text;
+	if (left_bytes == 0)
+		return 0;
+	uint32_t code = p[0];
+	size_t n = 1;
+	if (code >= 0x80) {
+		n = code >= 0xf0 ? 4 : code >= 0xe0 ? 3 : 2;
+		if (code < 0xc2 || code > 0xf4 || n > left_bytes)
+			return 0;
+		code &= 0xffU >> (n + 1);
+		for (size_t i = 1; i < n; i++) {
+			if ((p[i] & 0xc0) != 0x80)
+				return 0;
+			code = code << 6 | (p[i] & 0x3f);
+		}
+		if (code < smallest[n] || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff))
+			return 0;
+	}
+	if (ret_code != NULL)
+		*ret_code = code;
+	return n;
+}

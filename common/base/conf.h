@@ -32,14 +32,18 @@ enum conf_reload { CONF_LIVE, CONF_WORKER, CONF_RESTART };
 struct conf_row {
 	const char *path; /* "brokerd.ack_timeout"; in child rows relative: "url" */
 	enum conf_type type;
-	int64_t min, max;       /* numbers: both ends inclusive; strings: length in bytes */
-	const char *def;        /* written as in the file without quotes: "30s", "true"; NULL: required */
+	/* Both ends inclusive, both 0: no limit. Numbers: bytes, ms; strings: length in bytes;
+	 * groups: how many. */
+	int64_t min, max;
+	/* Written as in the file without quotes: "30s", "true"; groups: "( { url = \"…\"; } )" or "";
+	 * NULL: required. "" is right for every string: "not set". */
+	const char *def;
 	enum conf_reload reload;
 	bool secret;
 	const char *choices;
 	const struct conf_row *child; /* CONF_GROUPS, ends with path == NULL */
 	/* Further judgement on the text of a value; returns NULL or why not (static text). */
-	const char *(*validate)(const char *text);
+	const char *(*validate)(const char *text); /* not asked for "" by default */
 	const char *help;
 };
 
@@ -47,8 +51,10 @@ struct conf;
 
 /*
  * Parses text (name is for messages). schemas: NULL-terminated array of tables that end with path ==
- * NULL. foreign: NULL-terminated array of section names to pass over. On success *ret_conf is owned
- * by the caller. On failure -ERR_CONFIG; errors (if not NULL) gets one finding per line either way.
+ * NULL; the rows must outlive the snapshot. foreign: NULL-terminated array (or NULL) of top-level names
+ * that belong to others: of a foreign section only the rows that the schemas name are read, the rest
+ * is passed over. On success *ret_conf is owned by the caller. On failure -ERR_CONFIG; errors (if not
+ * NULL) gets one finding per line, in the order of the file.
  */
 int conf_parse(const char *text, const char *name, const struct conf_row *const *schemas,
 	const char *const *foreign, struct conf **ret_conf, struct buf *errors)

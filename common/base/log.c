@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/base/buf.h"
 #include "common/base/log.h"
 #include "common/base/log_panic.h"
 #include "common/base/mem.h"
@@ -171,25 +172,16 @@ bool log_limit_pass(struct log_limit *limit, uint32_t burst, const char *id)
 	return true;
 }
 
-/* Bytes of the valid, printable UTF-8 character at p, 0 if there is none. */
-static size_t utf8_printable(const unsigned char *p, size_t left_bytes)
+/* Bytes of the character at p if it may stand in a log line as it is, else 0. */
+static size_t printable(const unsigned char *p, size_t left_bytes)
 {
-	if (p[0] < 0x80)
-		return p[0] >= 0x20 && p[0] != 0x7f && p[0] != '"' && p[0] != '\\';
-	size_t n = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
-	if (p[0] < 0xc2 || p[0] > 0xf4 || n > left_bytes)
+	uint32_t code;
+	size_t n = utf8_char(p, left_bytes, &code);
+	if (n == 0 || code < 0x20 || code == '"' || code == '\\')
 		return 0;
-	uint32_t code = p[0] & (0xffU >> (n + 1));
-	for (size_t i = 1; i < n; i++) {
-		if ((p[i] & 0xc0) != 0x80)
-			return 0;
-		code = code << 6 | (p[i] & 0x3f);
-	}
-	static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
-	if (code < smallest[n] || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff))
-		return 0;
-	/* C1 controls, line and paragraph separators, and what turns the writing direction. */
-	if (code < 0xa0 || (code >= 0x2028 && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069))
+	/* DEL and C1 controls, line and paragraph separators, what turns the writing direction. */
+	if ((code >= 0x7f && code < 0xa0) || (code >= 0x2028 && code <= 0x202e) ||
+		(code >= 0x2066 && code <= 0x2069))
 		return 0;
 	return n;
 }
@@ -205,7 +197,7 @@ const char *log_escape(const void *text, size_t len_bytes, char *out, size_t out
 	size_t used = 0, i = 0;
 	out[used++] = '"';
 	while (i < len_bytes) {
-		size_t n = utf8_printable(p + i, len_bytes - i);
+		size_t n = printable(p + i, len_bytes - i);
 		size_t need = n > 0 ? n : 4;
 		if (used + need + tail > out_size)
 			break;
