@@ -5,6 +5,7 @@ libpgwalstream_libpgwalstream_a_SOURCES = \
 	libpgwalstream/catalog.c \
 	libpgwalstream/decode.c \
 	libpgwalstream/pgwalstream.h \
+	libpgwalstream/stream.c \
 	# end
 
 EXTRA_DIST += libpgwalstream/README.md

@@ -167,13 +167,8 @@ struct pgws_stream;
 struct pgws_stream_options {
 	const char *conninfo; /* libpq; hosts already resolved if the caller must not block */
 	const char *slot;
-	const char *publications; /* "a,b": quoted by the library */
+	const char *publications; /* "a,b": quoted by the library; no comma in a name */
 	bool messages;            /* logical decoding messages too (14+) */
-};
-
-struct pgws_slot_info {
-	char *consistent_point, *snapshot_name; /* owned by the caller, free() */
-	uint64_t lsn;
 };
 
 /* Work that takes several round trips is a phase; drive it with pgws_stream_work. */
@@ -186,6 +181,7 @@ enum pgws_phase {
 	PGWS_PHASE_FAILED
 };
 
+/* Copies the options. NULL if memory is short. */
 struct pgws_stream *pgws_stream_new(const struct pgws_stream_options *options);
 void pgws_stream_free(struct pgws_stream **s);
 /* Starts connecting. The session pins datestyle ISO, timezone UTC, intervalstyle postgres,
@@ -222,12 +218,15 @@ struct pgws_event {
 	const uint8_t *data;  /* borrowed until the next call on the stream */
 	size_t len;
 };
-/* STREAMING: next event, 0; PGWS_EAGAIN; PGWS_EEND; or an error (FAILED). */
+/* STREAMING: next event, 0; PGWS_EAGAIN; PGWS_EEND or an error (FAILED). Reads the socket once between
+ * two PGWS_EAGAIN, so call it until it says PGWS_EAGAIN, or come back without waiting. */
 int pgws_stream_next(struct pgws_stream *s, struct pgws_event *ret_event);
-/* Standby status update. 0, PGWS_EAGAIN (kept and sent by the next work/next), or an error. */
+/* Standby status update. 0, PGWS_EAGAIN (kept, replaced by a newer one, and sent by the next
+ * next/flush), or PGWS_ESTATE. A blocked write may have moved input into libpq: after PGWS_EAGAIN call
+ * pgws_stream_next without waiting for the descriptor. A lost connection shows in pgws_stream_next. */
 int pgws_stream_feedback(struct pgws_stream *s, uint64_t write_lsn, uint64_t flush_lsn,
 	uint64_t apply_lsn, bool request_reply);
-/* Sends what is buffered: 0, PGWS_EAGAIN (wants_write), error. */
+/* Sends what is buffered: 0, PGWS_EAGAIN (wants_write; see feedback), PGWS_ESTATE. */
 int pgws_stream_flush(struct pgws_stream *s);
 /* Ends the stream in an orderly way (CopyDone): work until READY. */
 int pgws_stream_end(struct pgws_stream *s);

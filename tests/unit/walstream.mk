@@ -10,3 +10,8 @@ tests_unit_test_decode_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
 tests_unit_test_catalog_SOURCES = tests/unit/test_catalog.c tests/unit/pgoutput_samples.h
 tests_unit_test_catalog_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/test_stream
+TESTS += tests/unit/test_stream
+tests_unit_test_stream_SOURCES = tests/unit/test_stream.c
+tests_unit_test_stream_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
