@@ -26,6 +26,9 @@ supervisor_howdahd_LDADD = supervisor/libsupervisor.a $(BASE_LIBS)
 supervisor_postgres_SOURCES = \
 	supervisor/cluster.c \
 	supervisor/cluster.h \
+	supervisor/cluster_files.c \
+	supervisor/cluster_prepare.c \
+	supervisor/cluster_schema.c \
 	supervisor/postgres_main.c \
 	# end
 supervisor_postgres_LDADD = $(PG_LIBS)
