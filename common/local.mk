@@ -62,6 +62,8 @@ common_libring_a_SOURCES = \
 	common/ring/ring_notify.h \
 	common/ring/ring_reader.c \
 	common/ring/ring_reader.h \
+	common/ring/ring_spool.c \
+	common/ring/ring_spool.h \
 	# end
 
 EXTRA_DIST += common/README.md

@@ -31,7 +31,8 @@
 enum ring_type {
 	RING_PAD = 1, /* never given to a consumer */
 	RING_STREAM,  /* a replication stream begins: commit_lsn = transactions that end after it follow;
-			 forget any half transaction. Payload: none */
+			 forget any half record; a half transaction comes again from its BEGIN. timeline
+			 says which one, lsn where it began (0: unknown). Payload: none */
 	RING_MESSAGE, /* one pgoutput message as the server sent it */
 };
 

@@ -67,7 +67,7 @@ static int memory_map_and_seal(int fd, size_t len, int seals, void **ret_map)
 static int memory_create_mapped(
 	const char *name, size_t len, int seals, int *ret_fd, void **ret_map)
 {
-	int fd;
+	int fd = -1;
 	int err = memory_create(name, len, &fd);
 	if (err != 0)
 		return err;

@@ -6,10 +6,22 @@
  * records are copied to the spool (an unlinked file under state_dir/spool) and handled from there in
  * order, so that no consumer stops the producer or a sibling until its spool limit is reached.
  *
- *   DETACHED --PEER up--> ATTACHING --GRANT--> LIVE <--resume/drained-- SPOOLING (paused, ring >= 1/2)
- *      ^------- PEER gone / malformed ring -----'        (an old epoch is drained to its last head)
+ *   DETACHED --PEER up--> ATTACHING --GRANT--> LIVE --paused, ring >= 1/2--> SPOOLING
+ *      ^                   | REFUSE: again       ^                               |
+ *      |                   v after a backoff     '--------- spool empty ---------'
+ *      '---- PEER gone; a ring or a spool that cannot be trusted: again after a backoff
  *
- * Context: event thread.
+ * After PEER gone the old ring is read on until the next GRANT; what is then left in it comes again
+ * from the server.
+ *
+ * What the handler sees, over all re-attachments and restarts of the stream on one timeline: BEGIN,
+ * each data message and COMMIT of a transaction once, in order; a transaction that was cut short
+ * goes on where it stopped when it comes again. Relation, type and origin messages (ordinal 0) may
+ * come again at any place. On a new timeline what was seen is kept up to the LSN where it began
+ * (RING_STREAM's lsn), and forgotten if that is unknown: then changes come again, and a BEGIN may
+ * arrive while a transaction is open, whose rest then never comes.
+ *
+ * Context: event thread. ring_reader_free and ring_reader_resume not from inside the handlers.
  */
 #ifndef COMMON_RING_RING_READER_H
 #define COMMON_RING_RING_READER_H
@@ -30,12 +42,14 @@ struct ring_reader_ops {
 	/* A whole record: payload of rec->payload_len bytes, borrowed for the call. Returns 0 (taken) or
 	 * RING_READER_PAUSE (not taken: the same record comes again after ring_reader_resume). */
 	int (*on_record)(const struct ring_record *rec, const void *payload, void *arg);
-	/* The stream begins anew for us: transactions ending after from_lsn come. Before the first record
-	 * and after each re-attachment. Same return as on_record (prepare state, then resume). */
+	/* The stream begins anew for us: transactions ending after from_lsn come, without those that
+	 * were handled before. Before the first record and after each re-attachment (not when the
+	 * stream restarts within one). Same return as on_record (prepare state, then resume). */
 	int (*on_stream)(uint64_t from_lsn, uint32_t timeline, void *arg);
-	/* Send ATTACH with these descriptors to walstreamd (daemon_relay). */
+	/* Send ATTACH with these descriptors to walstreamd (daemon_relay, which duplicates them). */
 	int (*send_attach)(const struct buf *body, const int *fds, size_t n_fds, void *arg);
-	/* Spool limit reached: back-pressure from here on (on = true), and over. */
+	/* The spool takes no more (limit, full disk): back-pressure from here on (on = true), and over.
+	 * Nothing is lost: the ring fills and the replication stream waits. */
 	void (*on_backpressure)(bool on, void *arg);
 };
 
@@ -55,13 +69,17 @@ void ring_reader_peer(struct ring_reader *r, bool up, uint32_t generation);
 int ring_reader_relay(struct ring_reader *r, uint32_t kind, struct imsg *msg)
 	__attribute__((warn_unused_result));
 void ring_reader_resume(struct ring_reader *r);
-/* Everything up to this LSN is done with (end LSN of a transaction). */
+/* Everything up to this LSN is done with (end LSN of a transaction). Before the first PEER: the
+ * durable position of an earlier life, which goes into ATTACH. */
 void ring_reader_ack(struct ring_reader *r, uint64_t lsn);
 
 struct ring_reader_counts {
 	const char *state; /* "detached", "attaching", "live", "spooling" */
 	uint64_t epoch, records, bytes, duplicates_dropped, spooled_records, spool_bytes_now,
 		spool_bytes_total, lag_bytes, rescued_wakeups, acked_lsn;
+	uint64_t attachments, refusals, backpressures;
+	bool backpressure;
+	const char *trouble; /* why it is not live, or why the spool takes no more; "" if all is well */
 };
 void ring_reader_get_counts(const struct ring_reader *r, struct ring_reader_counts *ret_counts);
 
