@@ -53,10 +53,8 @@ static int parse_with_unit(const char *text, const struct unit *units, int64_t *
 	int64_t n = 0;
 	bool too_large = false;
 	for (; isdigit((unsigned char)*text); text++) {
-		if (n > (INT64_MAX - 9) / 10)
+		if (__builtin_mul_overflow(n, 10, &n) || __builtin_add_overflow(n, *text - '0', &n))
 			too_large = true;
-		else
-			n = n * 10 + (*text - '0');
 	}
 	while (*text == ' ')
 		text++;
