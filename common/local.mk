@@ -55,6 +55,8 @@ common_libpg_a_SOURCES = \
 common_libring_a_SOURCES = \
 	common/ring/ring.c \
 	common/ring/ring.h \
+	common/ring/ring_conf.c \
+	common/ring/ring_conf.h \
 	common/ring/ring_layout.h \
 	common/ring/ring_link.c \
 	common/ring/ring_link.h \

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * The rows of the "walstreamd" section.
+ *
+ * Context: any process, at start and reload.
+ */
+#include "config.h"
+
+#include "common/ring/ring_conf.h"
+
+#define KB INT64_C(1024)
+#define MB (KB * KB)
+#define GB (KB * MB)
+#define TB (KB * GB)
+
+static const char *validate_ring_size(const char *text)
+{
+	int64_t bytes;
+	if (conf_parse_size(text, &bytes) != 0 || (bytes & (bytes - 1)) != 0)
+		return "not a power of two; write for example \"64MB\"";
+	return NULL;
+}
+
+const struct conf_row ring_conf_rows[] = {
+	{
+		.path = "walstreamd.enabled",
+		.type = CONF_BOOL,
+		.def = "true",
+		.reload = CONF_RESTART,
+		.help = "follow the WAL; without it no table change becomes a message",
+	},
+	{
+		.path = "walstreamd.ring_size",
+		.type = CONF_SIZE,
+		.min = MB,
+		.max = 16 * GB,
+		.def = "64MB",
+		.reload = CONF_WORKER,
+		.validate = validate_ring_size,
+		.help = "shared memory between walstreamd and its readers; a power of two",
+	},
+	{
+		.path = "walstreamd.spool_limit",
+		.type = CONF_SIZE,
+		.min = 0,
+		.max = 1024 * TB,
+		.def = "4GB",
+		.reload = CONF_WORKER,
+		.help = "how much a reader that is behind puts aside in state_dir/spool before the "
+			"WAL has to wait for it",
+	},
+	{
+		.path = "walstreamd.wal_warn_bytes",
+		.type = CONF_SIZE,
+		.min = 16 * MB,
+		.max = 1024 * TB,
+		.def = "1GB",
+		.reload = CONF_LIVE,
+		.help = "warn when the server has to keep so much WAL for this node",
+	},
+	{.path = NULL},
+};
