@@ -15,12 +15,6 @@
 #include "common/base/mem.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-/* libconfig 1.5 leaks strings when the syntax is broken; leaks of our own are still findings. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-	return "leak:libconfig_yyparse\nleak:libconfig_parsectx_take_string\n";
-}
 
 static const struct conf_row peer_rows[] = {
 	{.path = "name", .type = CONF_STRING, .min = 1, .max = 8},
