@@ -5,8 +5,12 @@ pkglibexec_PROGRAMS += brokerd/brokerd
 brokerd_libbrokerd_a_SOURCES = \
 	brokerd/broker.c \
 	brokerd/broker.h \
+	brokerd/change.c \
+	brokerd/change.h \
 	brokerd/changes.c \
 	brokerd/changes.h \
+	brokerd/mapping.c \
+	brokerd/mapping.h \
 	brokerd/message.c \
 	brokerd/message.h \
 	brokerd/mqtt_decode.h \
@@ -15,6 +19,18 @@ brokerd_libbrokerd_a_SOURCES = \
 	brokerd/mqtt_proto.c \
 	brokerd/mqtt_proto.h \
 	brokerd/mqtt_text.c \
+	brokerd/readdb.c \
+	brokerd/readdb.h \
+	brokerd/statestore.c \
+	brokerd/statestore.h \
+	brokerd/template.c \
+	brokerd/template.h \
+	brokerd/tojson.c \
+	brokerd/tojson.h \
+	brokerd/tracker.c \
+	brokerd/tracker.h \
+	brokerd/typecache.c \
+	brokerd/typecache.h \
 	# end
 
 brokerd_brokerd_SOURCES = brokerd/brokerd_main.c
