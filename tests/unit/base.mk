@@ -11,7 +11,8 @@ BASE_TESTS = \
 	tests/unit/test_stats \
 	# end
 check_PROGRAMS += $(BASE_TESTS)
-TESTS += $(BASE_TESTS)
+TESTS += $(BASE_TESTS) tests/unit/check_tree.sh
+EXTRA_DIST += tests/unit/check_tree.sh
 tests_unit_test_buf_SOURCES = tests/unit/test_buf.c
 tests_unit_test_buf_LDADD = $(BASE_LIBS) $(UNIT_LIBS)
 tests_unit_test_conf_SOURCES = tests/unit/test_conf.c tests/unit/helper_assert.h
