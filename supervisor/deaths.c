@@ -2,9 +2,9 @@
 /*
  * The record of deaths; deaths.h has its form.
  *
- * Context: event thread. The file is written without fsync: after a crash of the machine the record may
- * be lost, and nothing but `pgctl status` reads it.
- * On crash: rename(2) leaves the old or the new file.
+ * Context: event thread. The file is written without fsync: after a crash of the machine the record
+ * may be lost, and nothing but `pgctl status` reads it. On crash: rename(2) leaves the old or the
+ * new file.
  */
 #include "config.h"
 
@@ -115,8 +115,8 @@ char *death_describe(int wait_status)
 	if (WIFEXITED(wait_status))
 		return xasprintf("exit status %d%s", WEXITSTATUS(wait_status),
 			WEXITSTATUS(wait_status) == EXIT_CONFIG ? " (wrong configuration)" : "");
-	return xasprintf("signal %d (%s)%s", WTERMSIG(wait_status), strsignal(WTERMSIG(wait_status)),
-		WCOREDUMP(wait_status) ? ", core dumped" : "");
+	return xasprintf("signal %d (%s)%s", WTERMSIG(wait_status),
+		strsignal(WTERMSIG(wait_status)), WCOREDUMP(wait_status) ? ", core dumped" : "");
 }
 
 /* The pattern as a glob: what we know is filled in, the rest matches anything. */
@@ -172,7 +172,8 @@ char *death_find_core_by(const char *pattern, bool uses_pid, const char *cwd, pi
 	if (*pattern == '\0')
 		return NULL;
 	if (*pattern == '|')
-		return xasprintf("collected by %s: try coredumpctl info %ld", pattern + 1, (long)pid);
+		return xasprintf(
+			"collected by %s: try coredumpctl info %ld", pattern + 1, (long)pid);
 	buf_init(&path, 0);
 	if (*pattern != '/') {
 		pattern_to_glob(cwd, false, pid, &path);
@@ -195,8 +196,7 @@ char *death_find_core(const char *cwd, pid_t pid)
 		pattern[strcspn(pattern, "\n")] = '\0';
 		if (place_read_file("/proc/sys/kernel", "core_uses_pid", 16, &uses) != 0)
 			uses = NULL;
-		core = death_find_core_by(
-			pattern, uses != NULL && uses[0] != '0', cwd, pid);
+		core = death_find_core_by(pattern, uses != NULL && uses[0] != '0', cwd, pid);
 	}
 	free(pattern);
 	free(uses);

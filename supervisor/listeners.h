@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
  * The listening sockets of all workers. The supervisor binds and keeps them, so that a worker that
- * dies closes nothing: clients wait in the backlog until the next one accepts. A reload opens the new
- * set beside the old one, taking over what stays; which of the two is kept is decided afterwards.
+ * dies closes nothing: clients wait in the backlog until the next one accepts. A reload opens the
+ * new set beside the old one, taking over what stays; which of the two is kept is decided
+ * afterwards.
  *
  * Context: event thread; opening may block for a name lookup where a url holds no literal address.
  */

@@ -4,14 +4,21 @@ sbin_PROGRAMS += supervisor/howdahd
 pkglibexec_PROGRAMS += supervisor/postgres
 
 supervisor_libsupervisor_a_SOURCES = \
+	supervisor/check.c \
 	supervisor/control.c \
-	supervisor/control.h \
+	supervisor/deaths.c \
+	supervisor/deaths.h \
 	supervisor/fsm.c \
 	supervisor/fsm.h \
 	supervisor/listeners.c \
 	supervisor/listeners.h \
+	supervisor/place.c \
+	supervisor/place.h \
+	supervisor/reload.c \
 	supervisor/roles.c \
 	supervisor/roles.h \
+	supervisor/settings.c \
+	supervisor/settings.h \
 	supervisor/spawn.c \
 	supervisor/spawn.h \
 	supervisor/supervisor.c \

@@ -134,9 +134,10 @@ static int find_user(struct place *p, const char *user, char **ret_why)
 	errno = 0;
 	pw = getpwnam(user);
 	if (pw == NULL) {
-		*ret_why = xasprintf("user: there is no user \"%s\"; create it by systemd-sysusers or by: "
-				     "useradd --system --home-dir /var/lib/howdah --shell "
-				     "/usr/sbin/nologin %s",
+		*ret_why = xasprintf(
+			"user: there is no user \"%s\"; create it by systemd-sysusers or by: "
+			"useradd --system --home-dir /var/lib/howdah --shell "
+			"/usr/sbin/nologin %s",
 			user, user);
 		return -ERR_CONFIG;
 	}
@@ -168,9 +169,10 @@ static int make_dir(const char *path, mode_t mode, uid_t uid, gid_t gid)
 	if (err != 0)
 		return err;
 	if (mkdir(path, mode) != 0)
-		return errno != EEXIST ? -errno : stat(path, &st) != 0 ? -errno :
-						 S_ISDIR(st.st_mode)  ? 0 :
-									-ENOTDIR;
+		return errno != EEXIST        ? -errno
+		       : stat(path, &st) != 0 ? -errno
+		       : S_ISDIR(st.st_mode)  ? 0
+					      : -ENOTDIR;
 	/* We made it just now; a umask of ours must not narrow it. */
 	if (chmod(path, mode) != 0 || (geteuid() == 0 && chown(path, uid, gid) != 0))
 		return -errno;
@@ -213,9 +215,10 @@ static int make_dirs(struct place *p, char **ret_why)
 		if (err == 0 && dirs[i].users)
 			err = check_access(p, dirs[i].path);
 		if (err != 0)
-			*ret_why = xasprintf("%s: user %s cannot use %s: %s; choose another folder or "
-					     "mend its owner and those above it",
-				dirs[i].key, p->user, dirs[i].path, err_str(err));
+			*ret_why =
+				xasprintf("%s: user %s cannot use %s: %s; choose another folder or "
+					  "mend its owner and those above it",
+					dirs[i].key, p->user, dirs[i].path, err_str(err));
 	}
 	free(pg);
 	return err == 0 ? 0 : err == -ENOSPC ? err : -ERR_CONFIG;
@@ -233,15 +236,18 @@ static int take_lock(struct place *p, char **ret_why)
 	else if (flock(p->lock_fd, LOCK_EX | LOCK_NB) != 0)
 		err = errno == EWOULDBLOCK ? -ERR_STATE : -errno;
 	len = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
-	if (err == 0 && (ftruncate(p->lock_fd, 0) != 0 || pwrite(p->lock_fd, pid, (size_t)len, 0) != len))
+	if (err == 0 &&
+		(ftruncate(p->lock_fd, 0) != 0 || pwrite(p->lock_fd, pid, (size_t)len, 0) != len))
 		err = errno != 0 ? -errno : -EIO;
 	if (err == -ERR_STATE)
-		*ret_why = xasprintf("state_dir: another howdahd uses %s (its pid is in %s); stop it, or "
-				     "give this one folders of its own",
+		*ret_why = xasprintf(
+			"state_dir: another howdahd uses %s (its pid is in %s); stop it, or "
+			"give this one folders of its own",
 			p->state_dir, path);
 	else if (err != 0)
-		*ret_why = xasprintf("state_dir: cannot write %s: %s; mend its owner or free some space",
-			path, err_str(err));
+		*ret_why = xasprintf(
+			"state_dir: cannot write %s: %s; mend its owner or free some space", path,
+			err_str(err));
 	free(path);
 	return err;
 }
@@ -278,17 +284,19 @@ static int find_instance(struct place *p, char **ret_why)
 	}
 	free(text);
 	if (err == 0) {
-		*ret_why = xasprintf("state_dir: %s/%s is damaged; restore it, or remove it together "
-				     "with this node's registration (pgctl node remove)",
-			p->state_dir, INSTANCE_FILE);
+		*ret_why =
+			xasprintf("state_dir: %s/%s is damaged; restore it, or remove it together "
+				  "with this node's registration (pgctl node remove)",
+				p->state_dir, INSTANCE_FILE);
 		return -ERR_CONFIG;
 	}
 	if (err == -ENOENT)
 		err = make_instance(p);
 	if (err != 0)
-		*ret_why = xasprintf("state_dir: cannot write %s/%s: %s; mend its owner or free some "
-				     "space",
-			p->state_dir, INSTANCE_FILE, err_str(err));
+		*ret_why =
+			xasprintf("state_dir: cannot write %s/%s: %s; mend its owner or free some "
+				  "space",
+				p->state_dir, INSTANCE_FILE, err_str(err));
 	return err;
 }
 

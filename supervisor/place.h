@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
- * Where the suite lives and as whom: the user, state_dir and run_dir, the lock, the instance id, and
- * small files written whole.
+ * Where the suite lives and as whom: the user, state_dir and run_dir, the lock, the instance id,
+ * and small files written whole.
  *
- * As root the folders and what the workers own in them belong to `user`, whom nobody trusts here: files
- * that root writes there are made with O_EXCL and O_NOFOLLOW, and read only if they are plain files.
+ * As root the folders and what the workers own in them belong to `user`, whom nobody trusts here:
+ * files that root writes there are made with O_EXCL and O_NOFOLLOW, and read only if they are plain
+ * files.
  */
 #ifndef SUPERVISOR_PLACE_H
 #define SUPERVISOR_PLACE_H
@@ -25,9 +26,9 @@ struct place {
 
 /*
  * Finds the user, makes the folders, takes the lock and the instance id. 0; -ERR_CONFIG with a
- * sentence and its remedy in *ret_why (to be freed): trying again would not help; -ERR_STATE: another
- * supervisor has this state_dir; other codes: the system refused. p is in a state to be closed in
- * every case.
+ * sentence and its remedy in *ret_why (to be freed): trying again would not help; -ERR_STATE:
+ * another supervisor has this state_dir; other codes: the system refused. p is in a state to be
+ * closed in every case.
  */
 int place_open(struct place *p, const char *state_dir, const char *run_dir, const char *user,
 	char **ret_why) __attribute__((warn_unused_result));

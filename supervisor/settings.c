@@ -24,7 +24,8 @@
 
 #define SETTINGS_BYTES_MAX (1024 * 1024)
 #define NODE_MAX 32
-#define SETTINGS_LISTENERS_MAX 16 /* a name may stand for two addresses; see DAEMON_LISTENERS_MAX */
+#define SETTINGS_LISTENERS_MAX 16 /* a name may stand for two addresses; see DAEMON_LISTENERS_MAX  \
+				   */
 /* run_dir/postgres/.s.PGSQL.5432 must fit into a sockaddr_un. */
 #define RUN_DIR_MAX 80
 
@@ -170,6 +171,7 @@ static uint32_t enabled_roles(const struct conf *conf)
 int settings_parse(
 	const char *text, const char *name, struct settings **ret_settings, struct buf *errors)
 {
+	static uint64_t last_serial;
 	struct settings *s;
 	struct conf *conf = NULL;
 	int fd = -1;
@@ -188,6 +190,7 @@ int settings_parse(
 	s->node = node_name(conf);
 	s->config_fd = fd;
 	s->roles = enabled_roles(conf);
+	s->serial = ++last_serial;
 	*ret_settings = s;
 	return 0;
 }

@@ -16,11 +16,13 @@
 struct settings {
 	struct conf *conf; /* owned, like node */
 	char *node;
-	int config_fd;  /* the text; owned */
-	uint32_t roles; /* mask of the workers that are to run */
+	int config_fd;   /* the text; owned */
+	uint32_t roles;  /* mask of the workers that are to run */
+	uint64_t serial; /* no two are the same */
 };
 
-/* 0; -ERR_CONFIG with one finding per line in errors; -errno if the file cannot be read (a finding too). */
+/* 0; -ERR_CONFIG with one finding per line in errors; -errno if the file cannot be read (a finding
+ * too). */
 int settings_load(const char *file, struct settings **ret_settings, struct buf *errors)
 	__attribute__((warn_unused_result));
 /* Nulls *s. */
@@ -34,8 +36,8 @@ int settings_parse(const char *text, const char *name, struct settings **ret_set
  * ", " are added to names. */
 void settings_restart_keys(const struct settings *a, const struct settings *b, struct buf *names);
 
-/* Pure: a host name as a node name: lower case, what is not [a-z0-9_] becomes '_', at most 32 bytes,
- * cut at the first dot; "node" if nothing is left. out has room for 33 bytes. */
+/* Pure: a host name as a node name: lower case, what is not [a-z0-9_] becomes '_', at most 32
+ * bytes, cut at the first dot; "node" if nothing is left. out has room for 33 bytes. */
 void settings_fold_node(const char *host, char *out);
 
 #endif

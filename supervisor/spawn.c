@@ -2,8 +2,8 @@
 /*
  * fork and exec of a worker; spawn.h says what it is born with.
  *
- * Context: event thread of the supervisor, which has no other thread, so that the child may do between
- * fork and exec what it likes.
+ * Context: event thread of the supervisor, which has no other thread, so that the child may do
+ * between fork and exec what it likes.
  *
  *     parent: socketpair, fork ──► child: descriptors 3, 4, 5 ─► limits ─► group, gid, uid,
  *       │                                 capabilities, no_new_privs ─► parent-death signal ─► exec

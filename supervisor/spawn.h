@@ -38,7 +38,8 @@ struct spawn_request {
 int spawn_worker(const struct spawn_request *req, pid_t *ret_pid, char **ret_why)
 	__attribute__((warn_unused_result));
 
-/* The environment described above as a NULL-terminated array of owned strings, to be freed with it. */
+/* The environment described above as a NULL-terminated array of owned strings, to be freed with it.
+ */
 char **spawn_environment(uint32_t generation);
 void spawn_environment_free(char **env);
 

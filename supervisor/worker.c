@@ -146,8 +146,7 @@ void worker_send_relay(struct worker *w, uint32_t from, uint32_t kind, const str
 	worker_put_relay(&body, &head);
 	buf_put(&body, msg->body.p, msg->body.left_bytes);
 	if (w->channel != NULL)
-		err = imsg_send(
-			w->channel, WORKER_MSG_RELAY, 0, &body, msg->fds, msg->n_fds);
+		err = imsg_send(w->channel, WORKER_MSG_RELAY, 0, &body, msg->fds, msg->n_fds);
 	if (err != 0)
 		log_warning("worker.relay", "%s: cannot pass on a message from %s: %s", name_of(w),
 			role_str(from), err_str(err));
@@ -197,7 +196,7 @@ static void act_configure(struct worker *w)
 			send_text(w, WORKER_MSG_LISTENER, h->listeners->items[i].url,
 				h->listeners->items[i].fd);
 	send_body(w, WORKER_MSG_START, 0, NULL, -1);
-	w->has = h->settings;
+	w->has = h->settings->serial;
 }
 
 static void act_send_reload(struct worker *w)
@@ -273,7 +272,8 @@ static void act_timer_start(struct worker *w)
 static void act_timer_ping(struct worker *w)
 {
 	/* A quarter of jitter: not all workers wake at once. */
-	uint64_t after = w->times->ping_ms - (ev_now_us() + w->info->role * 7919) % (w->times->ping_ms / 4);
+	uint64_t after =
+		w->times->ping_ms - (ev_now_us() + w->info->role * 7919) % (w->times->ping_ms / 4);
 
 	w->ping_due_ms = ev_now_ms() + after;
 	ev_timer_start(&w->timer, after);
@@ -415,10 +415,11 @@ static int on_hello(struct worker *w, struct imsg *msg)
 		char build[64];
 
 		take_line(m.build, build, sizeof(build));
-		set_why(w, xasprintf("says it is %s of build %s, protocol %u, but this is build %s, "
-				     "protocol %d; install one version of the whole package",
-				   role_str(m.role), build, (unsigned)m.version, HOWDAH_VERSION,
-				   WORKER_PROTO_VERSION));
+		set_why(w,
+			xasprintf("says it is %s of build %s, protocol %u, but this is build %s, "
+				  "protocol %d; install one version of the whole package",
+				role_str(m.role), build, (unsigned)m.version, HOWDAH_VERSION,
+				WORKER_PROTO_VERSION));
 	}
 	worker_free_hello(&m);
 	worker_event(w, good ? FSM_EV_HELLO_OK : FSM_EV_HELLO_BAD);
@@ -700,7 +701,7 @@ void worker_offer(struct worker *w, const struct settings *s, const char *log_le
 	OBJ_CHECK(w, WORKER_MAGIC);
 	w->offer_fd = s->config_fd;
 	w->offer_level = log_level;
-	w->offered = s;
+	w->offered = s->serial;
 	worker_event(w, FSM_EV_RELOAD);
 }
 

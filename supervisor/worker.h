@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
- * One worker: its state machine (fsm.h), process, channel, timer, page, and what is known of it. The
- * supervisor holds one for every role and speaks to it by events.
+ * One worker: its state machine (fsm.h), process, channel, timer, page, and what is known of it.
+ * The supervisor holds one for every role and speaks to it by events.
  *
- * Context: event thread of the supervisor. Callbacks of worker_ops come from inside worker_event and
- * from message handlers: they must not call worker_event or worker_free; note and defer.
+ * Context: event thread of the supervisor. Callbacks of worker_ops come from inside worker_event
+ * and from message handlers: they must not call worker_event or worker_free; note and defer.
  */
 #ifndef SUPERVISOR_WORKER_H
 #define SUPERVISOR_WORKER_H
@@ -81,7 +81,8 @@ struct worker {
 
 	int offer_fd; /* borrowed: the configuration of the next RELOAD */
 	const char *offer_level;
-	const struct settings *has, *offered; /* identity only: never followed */
+	uint64_t has,
+		offered; /* serials of the settings that it runs with, that it was asked about */
 	uint32_t reload_id;
 	bool reload_out;
 

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * Reload: the new configuration takes effect everywhere or nowhere.
+ *
+ *     read and judge the file ─► open new listeners beside the old ─► ask every worker that is UP
+ *        │ bad                      │ bad                               │ one says bad, or dies
+ *        ▼                          ▼                                   ▼
+ *     the old stays              the old stays        those that were asked get the old one again
+ *                                                                       │ all say ok
+ *                                                                       ▼
+ *     the new becomes present: workers that wait or are HELD start with it; those whose listeners
+ *     changed are restarted; those that are not wanted any more stop, new ones start
+ *
+ * Context: event thread of the supervisor. One reload at a time; a signal during one asks for
+ * another. On crash: the next howdahd reads the file as it is then.
+ */
+#include "config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/err.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "common/base/sdnotify.h"
+#include "supervisor/supervisor.h"
+
+#define FINDINGS_MAX 65536
+
+static void on_timeout(void *arg)
+{
+	struct supervisor *s = arg;
+
+	for (uint32_t role = 0; role < ROLE_COUNT; role++)
+		if ((s->reload.waiting & 1U << role) != 0)
+			buf_printf(&s->reload.findings, "%s: gives no answer\n", role_str(role));
+	s->reload.waiting = 0;
+	supervisor_review(s);
+}
+
+void reload_init(struct supervisor *s)
+{
+	ev_timer_init(&s->reload.timer, s->loop, "reload", on_timeout, s);
+}
+
+static void on_client_gone(struct ctl_client *c, void *arg)
+{
+	struct supervisor *s = arg;
+
+	if (s->reload.client == c)
+		s->reload.client = NULL;
+}
+
+/* ---- the answer ---- */
+
+static void answer_row(
+	struct supervisor *s, const char *worker, const char *verdict, const char *text)
+{
+	if (s->reload.client != NULL)
+		(void)ctl_row(s->reload.client, /* a few rows: no need to pause */
+			json_pack("{s:s,s:s,s:s}", "worker", worker, "verdict", verdict, "text",
+				text));
+}
+
+/* Who found this line: "brokerd: …", else we did. */
+static const char *finder(const char *line)
+{
+	for (uint32_t role = 0; role < ROLE_COUNT; role++) {
+		size_t len = strlen(role_str(role));
+
+		if (strncmp(line, role_str(role), len) == 0 && line[len] == ':')
+			return role_str(role);
+	}
+	return SUPERVISOR_NAME;
+}
+
+static void answer_findings(struct supervisor *s)
+{
+	char *save = NULL, *text = xstrdup(buf_cstr(&s->reload.findings));
+
+	for (char *line = strtok_r(text, "\n", &save); line != NULL;
+		line = strtok_r(NULL, "\n", &save)) {
+		log_error("config.finding", "%s", line);
+		answer_row(s, finder(line), "bad", line);
+	}
+	free(text);
+}
+
+static void reload_end(struct supervisor *s)
+{
+	struct reload *r = &s->reload;
+	bool again = r->again && s->phase != SUPERVISOR_STOPPING;
+
+	ev_timer_stop(&r->timer);
+	settings_free(&r->next);
+	listeners_free(&r->next_listeners);
+	buf_free(&r->findings);
+	if (r->told && s->phase == SUPERVISOR_RUNNING)
+		sdnotify_ready();
+	s->status[0] = '\0'; /* systemd hears the summary again */
+	r->running = r->again = r->told = false;
+	r->client = NULL;
+	r->asked = r->waiting = 0;
+	supervisor_review(s);
+	if (again)
+		reload_start(s, NULL);
+}
+
+static void reload_refuse(struct supervisor *s)
+{
+	struct reload *r = &s->reload;
+	const char *first = buf_cstr(&r->findings);
+
+	/* Who has not answered yet may still take it: the old one follows behind. */
+	for (uint32_t role = 0; role < ROLE_COUNT; role++)
+		if ((r->asked & 1U << role) != 0 && s->workers[role]->state == FSM_UP)
+			worker_offer(s->workers[role], s->settings, s->host.log_level);
+	answer_findings(s);
+	log_error("suite.reload", "reload refused, the old configuration stays in force");
+	if (r->client != NULL)
+		ctl_fail(r->client, "invalid", "mend what is listed, then pgctl reload",
+			"the old configuration stays in force: %.*s", (int)strcspn(first, "\n"),
+			first);
+	reload_end(s);
+}
+
+/* ---- taking effect ---- */
+
+static const char *move_worker(struct supervisor *s, struct worker *w, bool same_listeners)
+{
+	if (!supervisor_wants(s, w->info->role))
+		return fsm_has_process(w->state) ? "stopped" : NULL;
+	if (!same_listeners && fsm_has_process(w->state)) {
+		worker_event(w, FSM_EV_RESTART);
+		return "restarted: its listeners changed";
+	}
+	if (w->state == FSM_UP && w->has == s->settings->serial)
+		return "taken";
+	worker_offer(w, s->settings, s->host.log_level);
+	return w->state == FSM_DOWN ? NULL : "started with it";
+}
+
+static void report_restart_keys(struct supervisor *s, const struct settings *old)
+{
+	struct buf keys;
+
+	buf_init(&keys, 0);
+	settings_restart_keys(old, s->settings, &keys);
+	if (keys.len_bytes > 0) {
+		buf_put_text(&keys, ": takes effect when howdahd is started again");
+		log_warning("suite.reload", "%s", buf_cstr(&keys));
+		answer_row(s, SUPERVISOR_NAME, "restart", buf_cstr(&keys));
+	}
+	buf_free(&keys);
+}
+
+/* The new settings become the present ones; what was present is the caller's to free. */
+static void swap_settings(struct supervisor *s)
+{
+	struct reload *r = &s->reload;
+	struct settings *settings = s->settings;
+	struct listener_set *listeners = s->listeners;
+	const uint32_t database = 1U << ROLE_POSTGRES;
+	enum log_level level;
+
+	/* The mode of the database cannot change under the workers that use it. */
+	r->next->roles = (r->next->roles & ~database) | (settings->roles & database);
+	s->host.settings = s->settings = r->next;
+	s->host.listeners = s->listeners = r->next_listeners;
+	r->next = settings;
+	r->next_listeners = listeners;
+	s->host.log_level = conf_str(s->settings->conf, "log_level");
+	if (log_level_parse(s->host.log_level, &level) == 0)
+		log_set_level(level);
+}
+
+static void reload_commit(struct supervisor *s)
+{
+	struct reload *r = &s->reload;
+
+	swap_settings(s);
+	for (uint32_t role = 0; role < ROLE_COUNT; role++) {
+		const char *what = move_worker(
+			s, s->workers[role], listeners_same(r->next_listeners, s->listeners, role));
+
+		if (what != NULL)
+			answer_row(s, role_str(role), "ok", what);
+	}
+	report_restart_keys(s, r->next);
+	log_info("suite.reload", "reloaded");
+	if (r->client != NULL)
+		ctl_ok(r->client);
+	reload_end(s);
+}
+
+/* ---- asking ---- */
+
+static void ask_workers(struct supervisor *s)
+{
+	struct reload *r = &s->reload;
+	uint32_t longest = 0;
+
+	for (uint32_t role = 0; role < ROLE_COUNT; role++) {
+		struct worker *w = s->workers[role];
+
+		if (w->state != FSM_UP || (r->next->roles & 1U << role) == 0)
+			continue;
+		r->asked |= 1U << role;
+		if (w->times->reload_ms > longest)
+			longest = w->times->reload_ms;
+		worker_offer(w, r->next, conf_str(r->next->conf, "log_level"));
+	}
+	r->waiting = r->asked;
+	if (r->waiting != 0)
+		ev_timer_start(&r->timer, longest);
+	supervisor_review(s);
+}
+
+void reload_start(struct supervisor *s, struct ctl_client *client)
+{
+	struct reload *r = &s->reload;
+	int err;
+
+	if (s->phase == SUPERVISOR_STOPPING || r->running) {
+		if (client != NULL)
+			ctl_fail(client, "busy", "try again in a few seconds", "%s",
+				r->running ? "a reload is in progress" : "the suite stops");
+		else
+			r->again = r->running;
+		return;
+	}
+	log_info("suite.reload", "reading %s", s->options->conf_file);
+	r->told = s->phase == SUPERVISOR_RUNNING;
+	if (r->told)
+		sdnotify_reloading();
+	r->running = true;
+	r->client = client;
+	if (client != NULL)
+		ctl_hold(client, NULL, on_client_gone, s);
+	buf_init(&r->findings, FINDINGS_MAX);
+	err = settings_load(s->options->conf_file, &r->next, &r->findings);
+	if (err == 0)
+		err = listeners_open(r->next->conf, r->next->roles, s->listeners,
+			&r->next_listeners, &r->findings);
+	if (err == 0)
+		ask_workers(s);
+	else
+		reload_refuse(s);
+}
+
+void reload_on_verdict(struct supervisor *s, struct worker *w, bool ok, const char *text)
+{
+	struct reload *r = &s->reload;
+	uint32_t bit = 1U << w->info->role;
+
+	if (!r->running || (r->waiting & bit) == 0) {
+		/* The answer to being given the present configuration, again or late. */
+		if (!ok && w->offered == s->settings->serial)
+			log_error("suite.reload",
+				"%s: runs with an older configuration, since it refuses the "
+				"present one: %s; mend it and reload",
+				w->info->name, text);
+		return;
+	}
+	r->waiting &= ~bit;
+	if (!ok)
+		buf_printf(&r->findings, "%s: %s\n", w->info->name, text);
+	supervisor_review(s);
+}
+
+void reload_review(struct supervisor *s)
+{
+	struct reload *r = &s->reload;
+
+	if (!r->running)
+		return;
+	for (uint32_t role = 0; role < ROLE_COUNT; role++) {
+		if ((r->waiting & 1U << role) == 0 || s->workers[role]->state == FSM_UP)
+			continue;
+		r->waiting &= ~(1U << role);
+		buf_printf(&r->findings, "%s: went away while it judged the configuration\n",
+			role_str(role));
+	}
+	if (r->waiting != 0)
+		return;
+	if (r->findings.len_bytes > 0)
+		reload_refuse(s);
+	else
+		reload_commit(s);
+}
+
+void reload_cancel(struct supervisor *s)
+{
+	struct reload *r = &s->reload;
+
+	if (!r->running)
+		return;
+	if (r->client != NULL)
+		ctl_fail(r->client, "unavailable", NULL, "the suite stops");
+	reload_end(s);
+}
