@@ -5,10 +5,20 @@ pkglibexec_PROGRAMS += brokerd/brokerd
 brokerd_libbrokerd_a_SOURCES = \
 	brokerd/broker.c \
 	brokerd/broker.h \
+	brokerd/broker_int.h \
+	brokerd/brokerd.c \
+	brokerd/brokerd_conf.c \
+	brokerd/brokerd_conf.h \
+	brokerd/brokerd_ctl.c \
+	brokerd/brokerd_int.h \
+	brokerd/brokerd_stats.c \
+	brokerd/brokerd_stats.h \
 	brokerd/change.c \
 	brokerd/change.h \
 	brokerd/changes.c \
 	brokerd/changes.h \
+	brokerd/listener.c \
+	brokerd/listener.h \
 	brokerd/mapping.c \
 	brokerd/mapping.h \
 	brokerd/message.c \
@@ -19,14 +29,22 @@ brokerd_libbrokerd_a_SOURCES = \
 	brokerd/mqtt_proto.c \
 	brokerd/mqtt_proto.h \
 	brokerd/mqtt_text.c \
+	brokerd/msglog.c \
+	brokerd/msglog.h \
 	brokerd/readdb.c \
 	brokerd/readdb.h \
+	brokerd/session.c \
+	brokerd/session.h \
+	brokerd/session_in.c \
+	brokerd/session_out.c \
 	brokerd/statestore.c \
 	brokerd/statestore.h \
 	brokerd/template.c \
 	brokerd/template.h \
 	brokerd/tojson.c \
 	brokerd/tojson.h \
+	brokerd/topic.c \
+	brokerd/topic.h \
 	brokerd/tracker.c \
 	brokerd/tracker.h \
 	brokerd/typecache.c \

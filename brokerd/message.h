@@ -14,8 +14,8 @@
 
 /*
  * Counts what is still owed before a source may acknowledge. Made with one reference for the source
- * itself; each QoS 1 delivery holds one until PUBACK or until its session is gone. on_done runs once,
- * when the last one goes, and never from inside broker_publish.
+ * itself; each QoS 1 delivery holds one until PUBACK or until its session is gone. on_done runs
+ * once, when the last one goes, and never from inside broker_publish.
  */
 struct track {
 	uint32_t refs;
@@ -34,15 +34,17 @@ static inline void track_unref(struct track *t)
 struct message {
 	uint32_t refs;
 	uint8_t qos;
-	char *topic; /* owned; valid UTF-8, no wildcards, at most 65535 bytes */
+	char *topic; /* owned; valid UTF-8, no wildcards, at most 65535 bytes, and a zero after them
+		      */
 	uint32_t topic_len;
 	uint32_t payload_len;
 	uint32_t props_len;
 	uint8_t *payload; /* owned */
-	uint8_t *props;   /* owned; encoded MQTT 5 PUBLISH properties that travel with the message (no
-			     topic alias, no subscription id), without their length; NULL: none */
+	uint8_t *props; /* owned; encoded MQTT 5 PUBLISH properties that travel with the message (no
+			   topic alias, no subscription id), without their length; NULL: none */
 	uint64_t expires_ms; /* ev_now_ms at which it expires; 0: never */
 	struct track *track; /* one reference while the message lives; NULL: nobody waits */
+	uint64_t origin;     /* whose it is, for subscriptions with no-local; 0: no client's */
 };
 
 /* Copies topic, payload and props; takes a reference on track. One reference for the caller. */

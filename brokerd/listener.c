@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/* Accepting connections, see listener.h. */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "brokerd/listener.h"
+#include "brokerd/session.h"
+#include "common/base/err.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+
+#define LISTENER_MAGIC 0x6d6c7374u
+
+struct listener {
+	uint32_t magic;
+	struct broker *b; /* borrowed */
+	char *url;        /* owned */
+	int fd;           /* owned */
+	int spare_fd;     /* owned; -1: given up at present */
+	struct ev_io io;
+	struct ev_timer rest;
+};
+
+MEM_TYPE(mem_listener, "listener");
+
+static int spare_open(void)
+{
+	return open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+static void rest(struct listener *l)
+{
+	ev_io_stop(&l->io);
+	ev_timer_start(&l->rest, LISTENER_REST_MS);
+}
+
+/* EMFILE, ENFILE, ENOBUFS, ENOMEM: the environment is short of something. */
+static void on_short(struct listener *l, int err)
+{
+	log_limited(LOG_LEVEL_WARNING, "mqtt.accept",
+		"listener %s: cannot accept: %s; raise the limit on open files (LimitNOFILE=), "
+		"resting "
+		"for %d ms",
+		l->url, err_str(err), LISTENER_REST_MS);
+	if (l->spare_fd >= 0) {
+		(void)close(l->spare_fd); /* that is what it is for */
+		int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (fd >= 0) {
+			(void)close(fd);
+			broker_count(l->b, STAT_NO_DESCRIPTOR, 1);
+		}
+	}
+	l->spare_fd = spare_open();
+	rest(l);
+}
+
+static void set_options(int fd)
+{
+	int on = 1;
+	/* Neither is needed for being right: a failure costs latency, or a dead peer's memory. */
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+}
+
+/* False: nothing more to accept now. */
+static bool accept_one(struct listener *l)
+{
+	struct broker *b = l->b;
+	int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0) {
+		int err = errno;
+		if (err == EMFILE || err == ENFILE || err == ENOBUFS || err == ENOMEM)
+			on_short(l, -err);
+		/* ECONNABORTED and the like are about one connection that is gone again. */
+		return err == EINTR || err == ECONNABORTED;
+	}
+	if (b->n_connections >= b->conf.max_connections) {
+		log_limited(LOG_LEVEL_WARNING, "mqtt.accept",
+			"listener %s: connection closed: %zu are open; raise "
+			"brokerd.max_connections",
+			l->url, b->n_connections);
+		(void)close(fd); /* refused, there is nothing to lose */
+		broker_count(b, STAT_OVER_MAXIMUM, 1);
+		return true;
+	}
+	set_options(fd);
+	broker_count(b, STAT_ACCEPTED, 1);
+	(void)session_new(b, fd); /* the broker owns it */
+	return true;
+}
+
+static void on_connection(int fd, short what, void *arg)
+{
+	struct listener *l;
+	OBJ_CAST(l, arg, LISTENER_MAGIC);
+	(void)fd;
+	(void)what;
+	for (int i = 0; i < LISTENER_ACCEPT_BUDGET; i++) {
+		if (!accept_one(l))
+			break;
+	}
+}
+
+static void on_rested(void *arg)
+{
+	struct listener *l;
+	OBJ_CAST(l, arg, LISTENER_MAGIC);
+	if (l->spare_fd < 0)
+		l->spare_fd = spare_open();
+	ev_io_set(&l->io, l->fd, EV_READ);
+}
+
+struct listener *listener_new(struct broker *b, int fd, const char *url)
+{
+	struct listener *l = mem_new(&mem_listener, sizeof(*l));
+	l->magic = LISTENER_MAGIC;
+	l->b = b;
+	l->url = xstrdup(url);
+	l->fd = fd;
+	l->spare_fd = spare_open();
+	ev_io_init(&l->io, b->loop, "mqtt listener", on_connection, l);
+	ev_timer_init(&l->rest, b->loop, "mqtt listener rest", on_rested, l);
+	ev_io_set(&l->io, fd, EV_READ);
+	return l;
+}
+
+void listener_free(struct listener **l)
+{
+	struct listener *gone = *l;
+	*l = NULL;
+	if (gone == NULL)
+		return;
+	OBJ_CHECK(gone, LISTENER_MAGIC);
+	ev_io_stop(&gone->io);
+	ev_timer_stop(&gone->rest);
+	(void)close(gone->fd); /* the supervisor keeps its own: clients wait in the backlog */
+	if (gone->spare_fd >= 0)
+		(void)close(gone->spare_fd);
+	free(gone->url);
+	mem_free(&mem_listener, gone);
+}
