@@ -155,7 +155,7 @@ static void answer_lost(struct pgconn *c)
 {
 	while (!list_empty(&c->expected)) {
 		struct expect *e = list_first(&c->expected, struct expect, link);
-		pgconn_result_fn cb = e->cb;
+		pgconn_result_fn cb = e->answered ? NULL : e->cb;
 		void *arg = e->arg;
 
 		drop_expectation(c, e);
@@ -244,6 +244,22 @@ static void fail_connect(struct pgconn *c)
 	enum pg_class class = connect_class(c->pg);
 
 	fail_text(c, class, PQerrorMessage(c->pg));
+}
+
+/* Refused before a server was spoken to: what is left then is the conninfo (a wrong value, a service
+ * that does not exist), unless the text says that a connection or an address was the matter. */
+static void fail_start(struct pgconn *c)
+{
+	static const char *const others[] = {
+		"connection to server", "could not translate", "out of memory"};
+	const char *text = PQerrorMessage(c->pg);
+
+	for (size_t i = 0; i < ARRAY_LEN(others); i++)
+		if (strstr(text, others[i]) != NULL) {
+			fail_connect(c);
+			return;
+		}
+	fail_text(c, PG_CONFIG, text);
 }
 
 static void on_io(int fd, short what, void *arg)
@@ -420,7 +436,7 @@ static void act_connect(struct pgconn *c)
 	set_state(c, PGCONN_CONNECTING, "resolved");
 	ASSERT(c->pg != NULL);
 	if (PQstatus(c->pg) == CONNECTION_BAD) {
-		fail_connect(c);
+		fail_start(c);
 		return;
 	}
 	PQsetErrorVerbosity(c->pg, PQERRORS_VERBOSE); /* for connect_class */

@@ -387,7 +387,7 @@ static void test_backend_killed(void **state)
 	assert_int_equal(p.n_down, 1);
 	assert_int_equal(p.class, PG_RETRY);
 	assert_int_equal(p.n_results, 3);
-	assert_true(strcmp(p.log, "ELL") == 0 || strcmp(p.log, "LLL") == 0);
+	assert_true(strcmp(p.log, "EAL") == 0 || strcmp(p.log, "LLL") == 0);
 	/* While nothing is outstanding, too. */
 	snprintf(sql, sizeof sql, "SELECT pg_terminate_backend(%d)", pgconn_backend_pid(p.c));
 	pg_testing_sql(sql);
