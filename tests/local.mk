@@ -11,6 +11,17 @@ FUZZ_MAIN = tests/fuzz/replay.c
 FUZZLINK = $(AM_LDFLAGS)
 endif
 
+# A program whose name ends in .pg runs with a PostgreSQL of its own, and is skipped without one.
+TEST_EXTENSIONS = .pg
+PG_LOG_COMPILER = $(srcdir)/tests/helpers/with-postgres
+AM_PG_LOG_FLAGS = -p
+EXTRA_DIST += tests/helpers/with-postgres
+
+# Figures, by hand: tests/helpers/with-postgres tests/bench/bench_batch
+EXTRA_PROGRAMS += tests/bench/bench_batch
+tests_bench_bench_batch_SOURCES = tests/bench/bench_batch.c
+tests_bench_bench_batch_LDADD = $(PG_LIBS)
+
 if WITH_TESTS
 include tests/unit/base.mk
 include tests/unit/ipc.mk
