@@ -2,6 +2,8 @@
 # Rungs 1 to 3 (cmocka) run by `make check`, the fuzz targets replay their seeds there too; rung 4 and
 # 5 (system tests, pytest) by `make check-system`; long runs by `make check-long` and its parts.
 FUZZERS =
+# Programs that system tests need and nobody installs.
+SYSTEM_HELPERS =
 UNIT_LIBS = $(CMOCKA_LIBS)
 if WITH_FUZZER
 FUZZ_MAIN =
@@ -63,7 +65,7 @@ SYSTEM_TESTS = tests/system
 SYSTEM_RESULT = system.xml
 PYTEST_FLAGS =
 .PHONY: check-system
-check-system: all
+check-system: all $(SYSTEM_HELPERS)
 	@stage=$$(mktemp -d /tmp/howdah-stage.XXXXXX); chmod 755 $$stage; \
 	trap 'rm -rf '$$stage EXIT; \
 	$(MAKE) $(AM_MAKEFLAGS) install DESTDIR=$$stage >$$stage/install.log 2>&1 || \
