@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * Command lines by the command table: see args.h.
+ *
+ * Context: pure; used by pgctl only.
+ */
+#include "config.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/mem.h"
+#include "pgctl/args.h"
+
+#define SPECS_MAX 8
+#define KEY_MAX 32
+
+/* One argument of a command, from its args column. */
+struct spec {
+	char key[KEY_MAX];
+	bool option, flag, optional, number;
+};
+
+static void spec_key(struct spec *s, const char *text, size_t len)
+{
+	ASSERT(len > 0 && len < KEY_MAX);
+	for (size_t i = 0; i < len; i++)
+		s->key[i] = (char)tolower((unsigned char)text[i]);
+	s->key[len] = '\0';
+}
+
+/* The next argument at *at. false: there is none. */
+static bool spec_next(const char **at, struct spec *ret_spec)
+{
+	const char *p = *at;
+	struct spec s = {.optional = false};
+	while (*p == ' ')
+		p++;
+	if (*p == '\0')
+		return false;
+	if (*p == '[') {
+		s.optional = true;
+		p++;
+	}
+	if (strncmp(p, "--", 2) == 0) {
+		s.option = true;
+		p += 2;
+	}
+	size_t len = strcspn(p, " ]");
+	spec_key(&s, p, len);
+	const char *word = p; /* the value's */
+	p += len;
+	if (s.option) {
+		s.flag = *p == ']';
+		word = s.flag ? p : p + 1;
+		p = word + strcspn(word, "]");
+	}
+	s.number = word[0] == 'N' && (word[1] == ']' || word[1] == ' ' || word[1] == '\0');
+	if (s.optional) {
+		ASSERT(*p == ']');
+		p++;
+	}
+	*at = p;
+	*ret_spec = s;
+	return true;
+}
+
+static size_t spec_parse(const char *text, struct spec *specs)
+{
+	size_t n = 0;
+	while (n < SPECS_MAX && spec_next(&text, &specs[n]))
+		n++;
+	ASSERT(*text == '\0');
+	return n;
+}
+
+void args_put_words(struct buf *b, const char *name)
+{
+	for (; *name != '\0'; name++)
+		buf_put_u8(b, *name == '.' ? ' ' : (uint8_t)*name);
+}
+
+/* The row with the most words that words begin with; *ret_used of them. */
+static const struct ctl_command *find_command(
+	const char *const *words, size_t n_words, size_t *ret_used)
+{
+	const struct ctl_command *found = NULL;
+	struct buf name;
+	buf_init(&name, 256);
+	for (size_t i = 0; i < n_words && !name.failed; i++) {
+		if (i > 0)
+			buf_put_u8(&name, '.');
+		buf_put_text(&name, words[i]);
+		const struct ctl_command *row =
+			strchr(words[i], '.') == NULL ? ctl_table_find(buf_cstr(&name)) : NULL;
+		if (row != NULL) {
+			found = row;
+			*ret_used = i + 1;
+		}
+	}
+	buf_free(&name);
+	return found;
+}
+
+/* What begins with the same word. */
+static void put_candidates(struct buf *why, const char *word)
+{
+	size_t len = strlen(word);
+	bool any = false;
+	for (const struct ctl_command *c = ctl_table; c->name != NULL; c++) {
+		if (strncmp(c->name, word, len) != 0 || c->name[len] != '.')
+			continue;
+		buf_put_text(why, any ? ", " : "; there are: ");
+		args_put_words(why, c->name);
+		any = true;
+	}
+	if (!any)
+		buf_put_text(why, "; pgctl help lists the commands");
+}
+
+static int add_value(json_t *args, const struct spec *s, const char *text, struct buf *why)
+{
+	json_t *value;
+	if (s->number) {
+		char *end;
+		errno = 0;
+		long long n = strtoll(text, &end, 10);
+		if (errno != 0 || end == text || *end != '\0') {
+			buf_printf(why, "%s%s is a number, not \"%s\"", s->option ? "--" : "",
+				s->key, text);
+			return -EINVAL;
+		}
+		value = json_integer(n);
+	} else {
+		value = json_string(text);
+		if (value == NULL) {
+			buf_printf(why, "%s is not valid UTF-8", s->key);
+			return -EINVAL;
+		}
+	}
+	ASSERT(json_object_set_new(args, s->key, value) == 0);
+	return 0;
+}
+
+/* words[*at] is an option. */
+static int take_option(const struct spec *specs, size_t n_specs, const char *const *words,
+	size_t n_words, size_t *at, json_t *args, struct buf *why)
+{
+	const char *name = words[*at] + 2, *value = strchr(name, '=');
+	size_t len = value != NULL ? (size_t)(value - name) : strlen(name);
+	for (size_t i = 0; i < n_specs; i++) {
+		const struct spec *s = &specs[i];
+		if (!s->option || strlen(s->key) != len || strncmp(s->key, name, len) != 0)
+			continue;
+		if (json_object_get(args, s->key) != NULL) {
+			buf_printf(why, "--%s stands there twice", s->key);
+			return -EINVAL;
+		}
+		if (s->flag && value == NULL)
+			return json_object_set_new(args, s->key, json_true());
+		if (s->flag) {
+			buf_printf(why, "--%s takes no value", s->key);
+			return -EINVAL;
+		}
+		if (value == NULL && *at + 1 >= n_words) {
+			buf_printf(why, "--%s needs a value", s->key);
+			return -EINVAL;
+		}
+		return add_value(args, s, value != NULL ? value + 1 : words[++*at], why);
+	}
+	buf_printf(why, "there is no option --%.*s", (int)len, name);
+	return -EINVAL;
+}
+
+static int take_positional(
+	const struct spec *specs, size_t n_specs, const char *word, json_t *args, struct buf *why)
+{
+	for (size_t i = 0; i < n_specs; i++) {
+		if (!specs[i].option && json_object_get(args, specs[i].key) == NULL)
+			return add_value(args, &specs[i], word, why);
+	}
+	buf_printf(why, "\"%s\" is one argument too many", word);
+	return -EINVAL;
+}
+
+static int take_words(const struct ctl_command *cmd, const char *const *words, size_t n_words,
+	json_t *args, struct buf *why)
+{
+	struct spec specs[SPECS_MAX];
+	size_t n_specs = spec_parse(cmd->args, specs);
+	bool options = true;
+	for (size_t i = 0; i < n_words; i++) {
+		int err;
+		if (options && strcmp(words[i], "--") == 0) {
+			options = false;
+			continue;
+		}
+		if (options && strncmp(words[i], "--", 2) == 0)
+			err = take_option(specs, n_specs, words, n_words, &i, args, why);
+		else
+			err = take_positional(specs, n_specs, words[i], args, why);
+		if (err != 0)
+			return err;
+	}
+	for (size_t i = 0; i < n_specs; i++) {
+		if (specs[i].optional || json_object_get(args, specs[i].key) != NULL)
+			continue;
+		buf_printf(why, "the argument %s is missing", specs[i].key);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+/* "help mqtt map add": its one argument is all the words. */
+static int take_help(const char *const *words, size_t n_words, json_t *args)
+{
+	struct buf name;
+	buf_init(&name, 256);
+	for (size_t i = 0; i < n_words; i++)
+		buf_printf(&name, "%s%s", i > 0 ? "." : "", words[i]);
+	json_t *value = name.failed ? NULL : json_string(buf_cstr(&name));
+	if (n_words > 0 && value != NULL)
+		(void)json_object_set(args, "command", value); /* else the whole list */
+	json_decref(value);
+	buf_free(&name);
+	return 0;
+}
+
+int args_parse(const char *const *words, size_t n_words, const struct ctl_command **ret_cmd,
+	json_t **ret_args, struct buf *why)
+{
+	size_t used = 0;
+	if (n_words == 0) {
+		buf_put_text(why, "a command is missing; pgctl help lists them");
+		return -EINVAL;
+	}
+	const struct ctl_command *cmd = find_command(words, n_words, &used);
+	if (cmd == NULL) {
+		buf_printf(why, "there is no command \"%s%s%s\"", words[0], n_words > 1 ? " " : "",
+			n_words > 1 ? words[1] : "");
+		put_candidates(why, words[0]);
+		return -EINVAL;
+	}
+	json_t *args = json_object();
+	int err = strcmp(cmd->name, "help") == 0
+			  ? take_help(words + used, n_words - used, args)
+			  : take_words(cmd, words + used, n_words - used, args, why);
+	if (err != 0) {
+		json_decref(args);
+		buf_put_text(why, "; usage: pgctl ");
+		args_put_words(why, cmd->name);
+		buf_printf(why, "%s%s", cmd->args[0] != '\0' ? " " : "", cmd->args);
+		return err;
+	}
+	*ret_cmd = cmd;
+	*ret_args = args;
+	return 0;
+}
