@@ -26,6 +26,7 @@ struct changes;
  * kind CHANGES_KIND_STATE is ours. All borrowed. */
 struct changes *changes_new(struct daemon *d, struct broker *b, struct batch *writer,
 	size_t state_kind, const char *conninfo);
+/* Before the writer is freed, with no turn of the loop in between. Sessions may go later. */
 void changes_free(struct changes **c);
 /* The row kind that stores a set of mappings; one of the writer's kinds. */
 extern const struct batch_kind changes_state_kind;

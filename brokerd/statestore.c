@@ -45,8 +45,8 @@ const struct batch_kind changes_state_kind = {
 
 struct state {
 	uint32_t magic;
-	struct statestore *store; /* NULL: it is gone */
-	struct list node;         /* in store->states */
+	struct statestore *store;
+	struct list node; /* in store->states */
 	bool writing;
 	char lsn[18];
 	struct buf mappings;
@@ -57,7 +57,7 @@ struct statestore {
 	uint32_t magic;
 	struct batch *writer;
 	size_t kind;
-	struct list states; /* owned, but those that are being written belong to the writer */
+	struct list states; /* owned */
 	struct ev_timer retry;
 	bool troubled;
 	uint64_t stored;
@@ -87,10 +87,6 @@ static void on_done(int err, const char *why, void *arg)
 
 	OBJ_CAST(st, arg, STATE_MAGIC);
 	struct statestore *s = st->store;
-	if (s == NULL) {
-		state_free(st);
-		return;
-	}
 	st->writing = false;
 	if (err != 0) {
 		char text[512];
@@ -160,11 +156,10 @@ void statestore_free(struct statestore **sp)
 	ev_timer_stop(&s->retry);
 	list_for_each_safe (it, &s->states) {
 		struct state *st = list_entry(it, struct state, node);
+		struct track *track = st->track;
 
-		list_remove(&st->node);
-		st->store = NULL;
-		if (!st->writing)
-			state_free(st);
+		state_free(st);
+		track_unref(track);
 	}
 	s->magic = 0;
 	mem_free(&mem_statestore, s);

@@ -101,6 +101,7 @@ AS $$
 		WHEN octet_length(template) > 65535 THEN 'it is longer than 65535 bytes'
 		WHEN regexp_replace(template, '\{\{|\}\}|\{[^{}]+\}', '', 'g') ~ '[+#]' THEN
 			'a topic has no wildcards + and #'
+		WHEN template ~ '[[:cntrl:]]' THEN 'a topic has no control characters'
 		WHEN template ~ '^\$' THEN 'topics that begin with $ belong to the broker'
 	END
 $$;
@@ -144,7 +145,7 @@ BEGIN
 	EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', relation);
 EXCEPTION WHEN lock_not_available THEN
 	RAISE EXCEPTION 'cannot lock % within %: other transactions are writing to it', relation,
-		current_setting('lock_timeout')
+		coalesce(wanted, current_setting('lock_timeout'))
 		USING ERRCODE = 'lock_not_available',
 		HINT = 'Try again when they have ended, or wait longer: SET howdah_mqtt.lock_timeout = ''1min'';';
 END
