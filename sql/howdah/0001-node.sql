@@ -1,6 +1,8 @@
 -- SPDX-License-Identifier: PostgreSQL
 -- The registry of nodes: who uses this database under which name, and where its WAL begins.
 
+CREATE SCHEMA IF NOT EXISTS howdah;
+
 CREATE TABLE howdah.node (
 	name              text        PRIMARY KEY CHECK (name ~ '^[a-z0-9_]{1,32}$'),
 	instance          text        NOT NULL,

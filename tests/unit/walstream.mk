@@ -15,3 +15,8 @@ check_PROGRAMS += tests/unit/test_stream
 TESTS += tests/unit/test_stream
 tests_unit_test_stream_SOURCES = tests/unit/test_stream.c
 tests_unit_test_stream_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/test_walstreamd
+TESTS += tests/unit/test_walstreamd
+tests_unit_test_walstreamd_SOURCES = tests/unit/test_walstreamd.c
+tests_unit_test_walstreamd_LDADD = $(WALSTREAM_LIBS) $(RING_LIBS) $(BASE_LIBS) $(UNIT_LIBS)

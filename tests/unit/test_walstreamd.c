@@ -1,0 +1,837 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * The program walstreamd, as it is installed, between a real server and a real reader of the ring:
+ * this program plays the supervisor (messages, descriptors) and holds a ring_reader in brokerd's
+ * place. Starts its own server by tests/helpers/with-postgres.
+ */
+#include "config.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <libpq-fe.h>
+
+#include <cmocka.h>
+
+#include "common/base/buf.h"
+#include "common/base/ev.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "common/base/proc.h"
+#include "common/base/stats.h"
+#include "common/ipc/imsg.h"
+#include "common/ipc/worker_proto.h"
+#include "common/ring/ring_reader.h"
+#include "libpgwalstream/pgwalstream.h"
+
+#define PATIENCE_MS 30000
+#define NODE "alpha"
+#define SLOT "howdah_alpha"
+
+static struct ev_loop *loop;
+static PGconn *sql_conn;
+static const char *program;
+static char spool_dir[64];
+
+/* ---- SQL ------------------------------------------------------------------------------------ */
+
+static char *sql(const char *text)
+{
+	PGresult *res = PQexec(sql_conn, text);
+	ExecStatusType status = PQresultStatus(res);
+	if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
+		fail_msg("%s: %s", text, PQresultErrorMessage(res));
+	char *value = strdup(PQntuples(res) > 0 ? PQgetvalue(res, 0, 0) : "");
+	PQclear(res);
+	return value;
+}
+
+static void run(const char *text)
+{
+	free(sql(text));
+}
+
+static bool sql_is(const char *text, const char *expect)
+{
+	char *value = sql(text);
+	bool is = strcmp(value, expect) == 0;
+	free(value);
+	return is;
+}
+
+static void run_file(const char *path)
+{
+	char full[4096];
+	const char *src = getenv("HOWDAH_SRCDIR");
+	snprintf(full, sizeof(full), "%s/%s", src != NULL ? src : ".", path);
+	FILE *f = fopen(full, "r");
+	assert_non_null(f);
+	char *text = calloc(1, 1 << 20);
+	size_t n = fread(text, 1, (1 << 20) - 1, f);
+	assert_true(n > 0);
+	fclose(f);
+	run(text);
+	free(text);
+}
+
+/* ---- The supervisor's part ------------------------------------------------------------------- */
+
+static struct {
+	pid_t pid;
+	uint32_t generation;
+	struct imsg_channel *channel;
+	void *page;
+	bool hello, ready, closed;
+	bool attach; /* be brokerd */
+	bool reader_up;
+	char status[600];
+	char relay_refused[200];
+} sup;
+
+/* What the reader saw, one word per record: "B", "R:t", "I:1", "C", "S" (a stream begins). */
+static struct {
+	struct ring_reader *reader;
+	char *log;
+	size_t len, cap;
+	bool auto_ack;
+	bool pause; /* take nothing */
+	uint64_t last_end_lsn;
+	uint64_t from_lsn;
+	uint32_t timeline;
+	uint32_t last_ordinal;
+	size_t n_inserts, n_commits, n_streams;
+	uint64_t payload_bytes;
+	struct pgws_catalog *catalog;
+} con;
+
+static void note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+static void note(const char *fmt, ...)
+{
+	if (con.cap - con.len < 256) {
+		con.cap = con.cap == 0 ? 65536 : con.cap * 2;
+		con.log = realloc(con.log, con.cap);
+		assert_non_null(con.log);
+	}
+	va_list ap;
+	va_start(ap, fmt);
+	int n = vsnprintf(con.log + con.len, con.cap - con.len, fmt, ap);
+	va_end(ap);
+	con.len += (size_t)n < con.cap - con.len ? (size_t)n : con.cap - con.len - 1;
+}
+
+static void forget(void)
+{
+	con.len = 0;
+	if (con.log != NULL)
+		con.log[0] = '\0';
+	con.n_inserts = con.n_commits = con.n_streams = 0;
+	con.payload_bytes = 0;
+}
+
+static void note_change(const struct ring_record *rec, const struct pgws_msg *m)
+{
+	assert_int_equal(rec->ordinal, con.last_ordinal + 1);
+	con.last_ordinal = rec->ordinal;
+	assert_int_equal(rec->relid, m->u.change.relid);
+	assert_non_null(pgws_catalog_find(con.catalog, rec->relid));
+	struct pgws_column col = {.len = 0};
+	size_t offset = 0;
+	const struct pgws_tuple *t =
+		m->type == PGWS_DELETE ? &m->u.change.old_row : &m->u.change.new_row;
+	(void)pgws_tuple_next(t, &offset, &col);
+	con.n_inserts += m->type == PGWS_INSERT;
+	if (con.n_inserts < 100)
+		note(" %c:%.*s", (char)m->type, (int)col.len, col.data != NULL ? col.data : "");
+}
+
+static int on_record(const struct ring_record *rec, const void *payload, void *arg)
+{
+	(void)arg;
+	if (con.pause)
+		return RING_READER_PAUSE;
+	struct pgws_msg m;
+	assert_int_equal(rec->type, RING_MESSAGE);
+	assert_int_equal(pgws_decode(payload, rec->payload_len, &m), 0);
+	assert_true(rec->commit_lsn != 0 && rec->commit_time != 0);
+	assert_int_equal(rec->timeline, con.timeline);
+	con.payload_bytes += rec->payload_len;
+	switch (m.type) {
+	case PGWS_BEGIN:
+		con.last_ordinal = 0;
+		assert_int_equal(rec->commit_lsn, m.u.begin.final_lsn);
+		note(" B");
+		break;
+	case PGWS_COMMIT:
+		assert_int_equal(rec->end_lsn, m.u.commit.end_lsn);
+		con.last_end_lsn = rec->end_lsn;
+		con.n_commits++;
+		note(" C");
+		if (con.auto_ack)
+			ring_reader_ack(con.reader, rec->end_lsn);
+		break;
+	case PGWS_RELATION:
+		assert_int_equal(pgws_catalog_learn(con.catalog, &m), 0);
+		note(" R:%s", m.u.relation.relname);
+		break;
+	case PGWS_INSERT:
+	case PGWS_UPDATE:
+	case PGWS_DELETE:
+		note_change(rec, &m);
+		break;
+	case PGWS_TRUNCATE:
+		con.last_ordinal = rec->ordinal;
+		note(" T");
+		break;
+	default:
+		note(" %c", (char)m.type);
+		break;
+	}
+	return 0;
+}
+
+static int on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
+{
+	(void)arg;
+	if (con.pause)
+		return RING_READER_PAUSE;
+	con.from_lsn = from_lsn;
+	con.timeline = timeline;
+	con.n_streams++;
+	note(" S");
+	return 0;
+}
+
+static int send_attach(const struct buf *body, const int *fds, size_t n_fds, void *arg)
+{
+	(void)arg;
+	struct buf whole;
+	const struct worker_relay head = {.role = ROLE_BROKERD, .kind = RELAY_RING_ATTACH};
+	buf_init(&whole, IMSG_BODY_MAX);
+	worker_put_relay(&whole, &head);
+	buf_put(&whole, body->data, body->len_bytes);
+	int err = imsg_send(sup.channel, WORKER_MSG_RELAY, 0, &whole, fds, n_fds);
+	buf_free(&whole);
+	return err;
+}
+
+static void send_empty(uint32_t type)
+{
+	assert_int_equal(imsg_send(sup.channel, type, 0, NULL, NULL, 0), 0);
+}
+
+static void send_peer(bool up, uint32_t generation)
+{
+	struct buf body;
+	const struct worker_peer m = {.role = ROLE_BROKERD, .up = up, .generation = generation};
+	buf_init(&body, 0);
+	worker_put_peer(&body, &m);
+	assert_int_equal(imsg_send(sup.channel, WORKER_MSG_PEER, 0, &body, NULL, 0), 0);
+	buf_free(&body);
+}
+
+static void reader_up(void)
+{
+	static uint32_t generation;
+	send_peer(true, ++generation);
+	ring_reader_peer(con.reader, true, sup.generation);
+	sup.reader_up = true;
+}
+
+static int on_relay(struct imsg *msg)
+{
+	struct worker_relay head;
+	assert_int_equal(worker_get_relay(&msg->body, &head), 0);
+	assert_int_equal(head.role, ROLE_BROKERD);
+	return ring_reader_relay(con.reader, head.kind, msg);
+}
+
+static int on_message(struct imsg *msg, void *arg)
+{
+	(void)arg;
+	char *text = NULL;
+	switch (msg->type) {
+	case WORKER_MSG_HELLO:
+		sup.hello = true;
+		return 0;
+	case WORKER_MSG_READY:
+		sup.ready = true;
+		return 0;
+	case WORKER_MSG_STATUS:
+		assert_int_equal(worker_get_text(&msg->body, &text), 0);
+		snprintf(sup.status, sizeof(sup.status), "%s", text);
+		free(text);
+		return 0;
+	case WORKER_MSG_RELAY:
+		return on_relay(msg);
+	default:
+		return 0;
+	}
+}
+
+static void on_closed(int err, void *arg)
+{
+	(void)err;
+	(void)arg;
+	sup.closed = true;
+	imsg_close(&sup.channel);
+}
+
+static void on_wake(void *arg)
+{
+	(void)arg;
+}
+
+/* Passes of the loop until it is so. */
+static bool wait_for(bool (*condition)(void), uint32_t ms)
+{
+	struct ev_timer wake;
+	ev_timer_init(&wake, loop, "test", on_wake, NULL);
+	uint64_t deadline = ev_now_ms() + ms;
+	bool is;
+	while (!(is = condition()) && ev_now_ms() < deadline) {
+		ev_timer_start(&wake, 20);
+		ev_loop_once(loop, true);
+	}
+	ev_timer_stop(&wake);
+	return is;
+}
+
+#define WAIT(condition)                                                                            \
+	do {                                                                                       \
+		if (!wait_for(condition, PATIENCE_MS))                                             \
+			fail_msg("still not %s; status \"%s\", seen:%s", #condition, sup.status,   \
+				con.log != NULL ? con.log : "");                                   \
+	} while (0)
+
+static bool never(void)
+{
+	return false;
+}
+
+static void send_config(const char *instance)
+{
+	char text[1024];
+	snprintf(text, sizeof(text),
+		"postgres = { mode = \"external\"; conninfo = \"host=%s port=%s dbname=%s "
+		"user=%s\"; "
+		"};\nwalstreamd = { ring_size = \"1MB\"; };\n",
+		getenv("PGHOST"), getenv("PGPORT"), getenv("PGDATABASE"), getenv("PGUSER"));
+	int fd;
+	assert_int_equal(proc_memfd_sealed("conf", text, strlen(text), &fd), 0);
+	const struct worker_config m = {.node = (char *)NODE,
+		.instance = (char *)instance,
+		.state_dir = (char *)"/nonexistent",
+		.run_dir = (char *)"/nonexistent",
+		.user = (char *)"",
+		.log_level = (char *)(getenv("HOWDAH_TEST_DEBUG") != NULL ? "debug" : "error"),
+		.enabled_roles = 1 << ROLE_WALSTREAMD | 1 << ROLE_BROKERD};
+	struct buf body;
+	buf_init(&body, 0);
+	worker_put_config(&body, &m);
+	assert_int_equal(imsg_send(sup.channel, WORKER_MSG_CONFIG, 0, &body, &fd, 1), 0);
+	buf_free(&body);
+	close(fd);
+	send_empty(WORKER_MSG_START);
+}
+
+static void child(int sock, int page)
+{
+	char generation[16];
+	snprintf(generation, sizeof(generation), "%u", sup.generation);
+	setenv(WORKER_ENV_GENERATION, generation, 1);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	int s = fcntl(sock, F_DUPFD, 20), p = fcntl(page, F_DUPFD, 20);
+	dup2(s, WORKER_FD_IMSG);
+	dup2(p, WORKER_FD_PAGE);
+	close(s);
+	close(p);
+	execl(program, "walstreamd", (char *)NULL);
+	perror(program);
+	_exit(127);
+}
+
+static void spawn(const char *instance)
+{
+	static const struct imsg_ops ops = {.on_message = on_message, .on_closed = on_closed};
+	int pair[2], page;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(proc_memfd("page", STATS_PAGE_BYTES, &page), 0);
+	sup.generation++;
+	sup.hello = sup.ready = sup.closed = sup.reader_up = false;
+	sup.status[0] = '\0';
+	sup.pid = fork();
+	assert_true(sup.pid >= 0);
+	if (sup.pid == 0)
+		child(pair[1], page);
+	close(pair[1]);
+	close(page);
+	sup.channel = imsg_open(loop, pair[0], sup.generation, &ops, NULL);
+	send_config(instance);
+}
+
+static bool is_ready(void)
+{
+	return sup.ready || sup.closed;
+}
+
+static bool is_streaming(void)
+{
+	return strncmp(sup.status, "streaming", 9) == 0;
+}
+
+static bool is_closed(void)
+{
+	return sup.closed;
+}
+
+static bool has_stream(void)
+{
+	return con.n_streams > 0 && is_streaming();
+}
+
+static void start(void)
+{
+	spawn("instance-1");
+	WAIT(is_ready);
+	assert_true(sup.ready);
+	reader_up();
+}
+
+static void start_streaming(void)
+{
+	start();
+	WAIT(has_stream);
+}
+
+static int ended(void)
+{
+	int status;
+	WAIT(is_closed);
+	assert_int_equal(waitpid(sup.pid, &status, 0), sup.pid);
+	sup.pid = 0;
+	if (sup.reader_up)
+		ring_reader_peer(con.reader, false, sup.generation);
+	sup.reader_up = false;
+	return status;
+}
+
+/* As the supervisor does: the readers first, then walstreamd. */
+static void stop(void)
+{
+	(void)wait_for(never, 100);
+	ring_reader_peer(con.reader, false, sup.generation);
+	sup.reader_up = false;
+	send_peer(false, 0);
+	send_empty(WORKER_MSG_STOP);
+	int status = ended();
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void kill_it(void)
+{
+	kill(sup.pid, SIGKILL);
+	(void)ended();
+}
+
+static void new_reader(void)
+{
+	static const struct ring_reader_ops ops = {
+		.on_record = on_record, .on_stream = on_stream, .send_attach = send_attach};
+	const struct ring_reader_options options = {
+		.audience = RING_TO_BROKERD, .spool_dir = spool_dir, .spool_limit = 1 << 20};
+	if (con.reader != NULL)
+		ring_reader_free(&con.reader);
+	con.reader = ring_reader_new(loop, &options, &ops, NULL);
+}
+
+/* ---- Fixture ----------------------------------------------------------------------------------
+ */
+
+static int setup(void **state)
+{
+	(void)state;
+	run("CREATE SCHEMA howdah; CREATE SCHEMA howdah_mqtt");
+	run_file("sql/howdah/0001-node.sql");
+	run("CREATE TABLE howdah_mqtt.begun (node text, lsn pg_lsn, rows bigint);"
+	    "CREATE TABLE t (id int PRIMARY KEY, v text);"
+	    "CREATE FUNCTION howdah_mqtt.slot_created(node text, lsn pg_lsn) RETURNS void LANGUAGE "
+	    "sql "
+	    "AS 'INSERT INTO howdah_mqtt.begun SELECT node, lsn, count(*) FROM public.t'");
+	run("CREATE PUBLICATION howdah FOR TABLE t WITH (publish_via_partition_root = true)");
+	con.catalog = pgws_catalog_new(NULL, NULL);
+	con.auto_ack = true;
+	con.pause = false;
+	new_reader();
+	forget();
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	if (sup.pid > 0) {
+		kill(sup.pid, SIGKILL);
+		waitpid(sup.pid, NULL, 0);
+		sup.pid = 0;
+	}
+	imsg_close(&sup.channel);
+	ring_reader_free(&con.reader);
+	pgws_catalog_free(&con.catalog);
+	for (int i = 0; i < 300; i++) {
+		if (sql_is("SELECT count(*) FROM pg_replication_slots WHERE active", "0"))
+			break;
+		usleep(20000);
+	}
+	run("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+	run("DROP SCHEMA IF EXISTS howdah CASCADE; DROP SCHEMA IF EXISTS howdah_mqtt CASCADE;"
+	    "DROP TABLE IF EXISTS t; DROP PUBLICATION IF EXISTS howdah;"
+	    "DROP PUBLICATION IF EXISTS howdah_alpha");
+	return 0;
+}
+
+static bool one_commit(void)
+{
+	return con.n_commits >= 1;
+}
+
+static bool confirmed_past_end(void)
+{
+	char text[200], lsn[18];
+	snprintf(text, sizeof(text), "SELECT confirmed_flush_lsn >= '%s' FROM pg_replication_slots",
+		pgws_lsn_str(con.last_end_lsn, lsn));
+	return sql_is(text, "t");
+}
+
+/* ---- Tests ------------------------------------------------------------------------------------
+ */
+
+static void test_first_start(void **state)
+{
+	(void)state;
+	run("INSERT INTO t VALUES (0, 'before the slot')");
+	start_streaming();
+	assert_true(sql_is("SELECT count(*) FROM howdah_mqtt.begun WHERE rows = 1", "1"));
+	assert_true(sql_is("SELECT b.lsn = n.slot_lsn AND b.node = n.name AND n.timeline = 1 FROM "
+			   "howdah_mqtt.begun b, howdah.node n",
+		"t"));
+	assert_true(sql_is("SELECT pubinsert AND NOT pubupdate FROM pg_publication WHERE pubname = "
+			   "'howdah_alpha'",
+		"t"));
+	assert_true(
+		sql_is("SELECT slot_name || two_phase FROM pg_replication_slots", SLOT "false"));
+	assert_true(sql_is("SELECT application_name FROM pg_stat_replication", SLOT));
+	forget();
+	run("INSERT INTO t VALUES (1, 'a'), (2, 'b')");
+	WAIT(one_commit);
+	assert_string_equal(con.log, " B R:t I:1 I:2 C");
+	WAIT(confirmed_past_end);
+	forget();
+	run("BEGIN; UPDATE t SET v = 'x' WHERE id = 1; DELETE FROM t WHERE id = 2; COMMIT");
+	WAIT(one_commit);
+	assert_string_equal(con.log, " B U:1 D:2 C");
+	stop();
+
+	/* Nothing comes again after an orderly stop, and nothing is missing. */
+	run("INSERT INTO t VALUES (3, 'while it was down')");
+	forget();
+	start_streaming();
+	WAIT(one_commit);
+	assert_string_equal(con.log, " S B R:t I:3 C");
+	assert_true(sql_is("SELECT count(*) FROM howdah_mqtt.begun", "1"));
+	stop();
+}
+
+static uint64_t not_past;
+
+static uint64_t confirmed(void)
+{
+	char *text = sql("SELECT confirmed_flush_lsn FROM pg_replication_slots");
+	uint64_t lsn = 0;
+	assert_int_equal(pgws_lsn_parse(text, &lsn), 0);
+	free(text);
+	return lsn;
+}
+
+static void test_acknowledged_only(void **state)
+{
+	(void)state;
+	start_streaming();
+	con.auto_ack = false;
+	forget();
+	run("INSERT INTO t VALUES (1, 'a')");
+	WAIT(one_commit);
+	not_past = con.last_end_lsn;
+	run("INSERT INTO t VALUES (2, 'b')");
+	(void)wait_for(never, 500);
+	assert_int_equal(con.n_commits, 2);
+	assert_true(confirmed() < not_past);
+
+	/* SIGKILL: what was not acknowledged comes again (the reader drops what it has seen, a new
+	 * one sees it). */
+	kill_it();
+	new_reader();
+	forget();
+	start_streaming();
+	while (con.n_commits < 2)
+		ev_loop_once(loop, true);
+	assert_string_equal(con.log, " S B R:t I:1 C B I:2 C");
+	/* The first one only. */
+	ring_reader_ack(con.reader, not_past);
+	(void)wait_for(never, 500);
+	assert_true(confirmed() == not_past);
+	ring_reader_ack(con.reader, con.last_end_lsn);
+	WAIT(confirmed_past_end);
+	stop();
+}
+
+static bool idle_lsn_follows(void)
+{
+	return sql_is("SELECT confirmed_flush_lsn >= pg_current_wal_lsn() - 0::numeric FROM "
+		      "pg_replication_slots",
+		"t");
+}
+
+/* WAL that concerns nobody must not be pinned. */
+static void test_idle_slot_moves(void **state)
+{
+	(void)state;
+	start_streaming();
+	run("CREATE TABLE other (v text); INSERT INTO other SELECT repeat('x', 1000) FROM "
+	    "generate_series(1, 1000); DROP TABLE other");
+	WAIT(idle_lsn_follows);
+	stop();
+}
+
+static void test_reattach(void **state)
+{
+	(void)state;
+	start_streaming();
+	run("INSERT INTO t VALUES (1, 'a')");
+	WAIT(one_commit);
+	WAIT(confirmed_past_end);
+	run("ALTER TABLE t ADD COLUMN w int");
+	con.auto_ack = false;
+	run("INSERT INTO t VALUES (2, 'a', 7)");
+	while (con.n_inserts < 2)
+		ev_loop_once(loop, true);
+	(void)wait_for(never, 200);
+	/* brokerd dies and comes back: relations are announced to it again, the open one comes. */
+	new_reader();
+	send_peer(false, 0);
+	forget();
+	con.auto_ack = true;
+	reader_up();
+	WAIT(one_commit);
+	assert_string_equal(con.log, " S B R:t I:2 C");
+	WAIT(confirmed_past_end);
+	stop();
+}
+
+static bool all_inserts(void)
+{
+	return con.n_inserts >= 20000;
+}
+
+static bool ring_is_full(void)
+{
+	return strstr(sup.status, "the ring is full") != NULL;
+}
+
+/* A reader that takes nothing: spool, then back-pressure, then on; with a row beyond the window. */
+static void test_back_pressure(void **state)
+{
+	(void)state;
+	start_streaming();
+	con.pause = true;
+	run("INSERT INTO t SELECT i, repeat('x', 300) FROM generate_series(1, 19999) i");
+	run("INSERT INTO t VALUES (0, repeat('y', 3000000))");
+	WAIT(ring_is_full);
+	assert_true(strstr(sup.status, "brokerd") != NULL);
+	con.pause = false;
+	ring_reader_resume(con.reader);
+	WAIT(all_inserts);
+	assert_true(con.payload_bytes > 3000000 + 19999 * 300);
+	assert_int_equal(con.n_inserts, 20000);
+	WAIT(confirmed_past_end);
+	assert_false(ring_is_full() && !wait_for(is_streaming, 3000));
+	stop();
+}
+
+static bool two_commits(void)
+{
+	return con.n_commits >= 2;
+}
+
+static void test_walsender_killed(void **state)
+{
+	(void)state;
+	start_streaming();
+	forget();
+	run("INSERT INTO t VALUES (1, 'a')");
+	WAIT(one_commit);
+	run("SELECT pg_terminate_backend(pid) FROM pg_stat_replication");
+	run("INSERT INTO t VALUES (2, 'b')");
+	WAIT(two_commits);
+	/* All of our connections, as a failover would. */
+	run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE "
+	    "'howdah%' AND pid <> pg_backend_pid()");
+	run("INSERT INTO t VALUES (3, 'c')");
+	while (con.n_inserts < 3)
+		ev_loop_once(loop, true);
+	assert_non_null(strstr(con.log, "I:1"));
+	assert_non_null(strstr(con.log, "I:2"));
+	assert_non_null(strstr(con.log, "I:3"));
+	stop();
+}
+
+static bool says_lost(void)
+{
+	return strstr(sup.status, "pgctl node remove alpha") != NULL;
+}
+
+static void test_lost_slot(void **state)
+{
+	(void)state;
+	start_streaming();
+	stop();
+	run("SELECT pg_drop_replication_slot('" SLOT "')");
+	start();
+	WAIT(says_lost);
+	(void)wait_for(never, 300);
+	assert_true(sql_is("SELECT count(*) FROM pg_replication_slots", "0"));
+	/* The way out, as pgctl takes it. */
+	run("DELETE FROM howdah.node");
+	forget();
+	WAIT(has_stream);
+	run("INSERT INTO t VALUES (1, 'a')");
+	WAIT(one_commit);
+	assert_true(sql_is("SELECT count(*) FROM howdah_mqtt.begun", "2"));
+	stop();
+
+	run("UPDATE howdah.node SET system_identifier = '1'");
+	start();
+	WAIT(says_lost);
+	assert_non_null(strstr(sup.status, "moved"));
+	stop();
+}
+
+static void test_half_made_slot(void **state)
+{
+	(void)state;
+	/* As left by a start that died between the slot and its row. */
+	run("SELECT pg_create_logical_replication_slot('" SLOT "', 'pgoutput')");
+	run("INSERT INTO t VALUES (1, 'before')");
+	start_streaming();
+	assert_true(sql_is("SELECT rows FROM howdah_mqtt.begun", "1"));
+	assert_true(sql_is("SELECT n.slot_lsn <= s.confirmed_flush_lsn FROM howdah.node n, "
+			   "pg_replication_slots s",
+		"t"));
+	stop();
+}
+
+static void test_second_instance(void **state)
+{
+	(void)state;
+	run("INSERT INTO howdah.node (name, instance, system_identifier, slot) VALUES ('alpha', "
+	    "'somebody else', '1', '" SLOT "')");
+	spawn("instance-1");
+	int status = ended();
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 78);
+	assert_non_null(strstr(sup.status, "pgctl node remove alpha"));
+	assert_true(sql_is("SELECT count(*) FROM pg_replication_slots", "0"));
+}
+
+static bool says_init(void)
+{
+	return strstr(sup.status, "pgctl db init") != NULL;
+}
+
+static void test_no_schema_yet(void **state)
+{
+	(void)state;
+	run("DROP TABLE howdah.node; DROP FUNCTION howdah.node_register, howdah.slot_created");
+	start();
+	WAIT(says_init);
+	run_file("sql/howdah/0001-node.sql");
+	WAIT(has_stream);
+	stop();
+}
+
+static bool says_slots(void)
+{
+	return strstr(sup.status, "max_replication_slots") != NULL;
+}
+
+static void test_no_slot_left(void **state)
+{
+	(void)state;
+	run("SELECT pg_create_physical_replication_slot('taken_' || i) FROM generate_series(1, "
+	    "current_setting('max_replication_slots')::int) i");
+	start();
+	WAIT(says_slots);
+	run("SELECT pg_drop_replication_slot('taken_1')");
+	WAIT(has_stream);
+	stop();
+}
+
+int main(int argc, char **argv)
+{
+	(void)argc;
+	if (getenv("HOWDAH_TEST_PGDATA") == NULL) {
+		char helper[4096];
+		const char *src = getenv("HOWDAH_SRCDIR");
+		snprintf(helper, sizeof(helper), "%s/tests/helpers/with-postgres",
+			src != NULL ? src : ".");
+		execl(helper, "with-postgres", argv[0], (char *)NULL);
+		perror(helper);
+		return 1;
+	}
+	static char path[4096];
+	const char *build = getenv("HOWDAH_BUILDDIR");
+	snprintf(path, sizeof(path), "%s/walstreamd/walstreamd", build != NULL ? build : ".");
+	program = getenv("HOWDAH_WALSTREAMD") != NULL ? getenv("HOWDAH_WALSTREAMD") : path;
+	signal(SIGPIPE, SIG_IGN);
+	log_init("test_walstreamd", LOG_LEVEL_ERROR);
+	snprintf(spool_dir, sizeof(spool_dir), "/tmp/howdah-spool.XXXXXX");
+	assert_non_null(mkdtemp(spool_dir));
+	loop = ev_loop_new();
+	sql_conn = PQconnectdb("options='-c client_min_messages=error -c search_path=public'");
+	if (PQstatus(sql_conn) != CONNECTION_OK) {
+		fprintf(stderr, "%s\n", PQerrorMessage(sql_conn));
+		return 1;
+	}
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(test_first_start),
+		TEST(test_acknowledged_only),
+		TEST(test_idle_slot_moves),
+		TEST(test_reattach),
+		TEST(test_back_pressure),
+		TEST(test_walsender_killed),
+		TEST(test_lost_slot),
+		TEST(test_half_made_slot),
+		TEST(test_second_instance),
+		TEST(test_no_schema_yet),
+		TEST(test_no_slot_left),
+	};
+	int failed = cmocka_run_group_tests(tests, NULL, NULL);
+	PQfinish(sql_conn);
+	ev_loop_free(&loop);
+	free(con.log);
+	rmdir(spool_dir);
+	return failed;
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * The replication connection as a state machine: makes the slot, streams, sends feedback, ends.
+ *
+ * Context: event thread. Positions come from outside: where the stream begins from the registrar,
+ * what is acknowledged from the publisher, by the callbacks.
+ */
+#ifndef WALSTREAMD_FOLLOWER_H
+#define WALSTREAMD_FOLLOWER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/ev.h"
+#include "common/pg/pgconn.h"
+#include "libpgwalstream/pgwalstream.h"
+
+/* A server that does not say a word for so long, although asked, is gone. */
+#define FOLLOWER_SILENCE_MS 60000
+#define FOLLOWER_FEEDBACK_MS 10000
+
+struct follower;
+
+struct follower_ops {
+	/* The slot is made and its snapshot exported: it lives until follower_stop. */
+	void (*on_slot_created)(
+		uint64_t lsn, uint32_t timeline, const char *snapshot, void *arg);
+	/* The stream begins at from_lsn. */
+	void (*on_stream)(uint64_t from_lsn, uint32_t timeline, void *arg);
+	/* One message: 0; -EAGAIN: keep it, wait for follower_resume; else negative: cannot be. */
+	int (*on_data)(const struct pgws_event *ev, void *arg);
+	/* The server is at this position, all before it was sent. */
+	void (*on_keepalive)(uint64_t wal_end, void *arg);
+	/* What was read in this round is over: make it visible. */
+	void (*on_batch)(void *arg);
+	/* The acknowledged position, for feedback. */
+	uint64_t (*get_flush_lsn)(void *arg);
+	/* Stopped, as asked (err_class PG_OK) or not: idle again. text for the operator, "" if
+	 * there is nothing to say. */
+	void (*on_stopped)(enum pg_class err_class, const char *text, void *arg);
+};
+
+struct follower_options {
+	const char *conninfo;
+	const char *slot;         /* also the application's name, seen in pg_stat_replication */
+	const char *publications; /* "a,b" */
+	uint32_t silence_ms;      /* 0: FOLLOWER_SILENCE_MS */
+};
+
+enum follower_state {
+	FOLLOWER_IDLE,
+	FOLLOWER_RESOLVING,
+	FOLLOWER_CONNECTING,
+	FOLLOWER_IDENTIFYING,
+	FOLLOWER_CREATING,
+	FOLLOWER_SNAPSHOT, /* the slot is made, its snapshot in use */
+	FOLLOWER_STARTING,
+	FOLLOWER_STREAMING,
+	FOLLOWER_ENDING,
+	FOLLOWER_STATE_COUNT
+};
+
+/* Copies the options. */
+struct follower *follower_new(struct ev_loop *loop, const struct follower_options *options,
+	const struct follower_ops *ops, void *arg);
+void follower_free(struct follower **f);
+/* IDLE only. */
+void follower_create_slot(struct follower *f);
+/* IDLE only: stream from the slot's confirmed position. sender_timeout_ms: the server's
+ * wal_sender_timeout. */
+void follower_start(struct follower *f, uint64_t confirmed_lsn, uint32_t sender_timeout_ms);
+/* Last feedback, CopyDone, a moment for the server to say its own end: then on_stopped, also when it
+ * was idle (deferred in every case). */
+void follower_stop(struct follower *f);
+/* There is room for the message that on_data did not take, or it was taken: read on. */
+void follower_resume(struct follower *f);
+/* The acknowledged position may have moved. */
+void follower_acked(struct follower *f);
+enum follower_state follower_get_state(const struct follower *f);
+const char *follower_state_str(enum follower_state s);
+/* The position that the last feedback carried; the server's end as last heard. */
+uint64_t follower_sent_flush_lsn(const struct follower *f);
+uint64_t follower_server_lsn(const struct follower *f);
+uint64_t follower_feedbacks(const struct follower *f);
+
+#endif

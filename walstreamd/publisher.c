@@ -1,0 +1,675 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * The ring's producer: see publisher.h.
+ *
+ * Context: event thread.
+ *
+ * A consumer's life, seen from here:
+ *   DISABLED (its worker is not part of this suite; gates nothing)
+ *   ABSENT --ATTACH--> ATTACHED --PEER gone, bad cursor--> ABSENT
+ * ATTACHED gates space and LSN, ABSENT gates the LSN only: nothing that it has not acknowledged may
+ * be passed while its role is enabled.
+ *
+ * Invariants:
+ *   1. flush_lsn <= acked_lsn of every enabled consumer, or everything published is acknowledged
+ *      and flush_lsn is a keepalive's position that came after it all.
+ *   2. flush_lsn never goes back, and never stands below the slot's confirmed position.
+ *   3. A (new) life of a consumer begins with acked_lsn = flush_lsn: lower is of no use (the slot
+ *      cannot go back), higher would trust a memory that died.
+ *   4. Records of a transaction carry its commit LSN and time from BEGIN on; I, U, D, T and M are
+ *      numbered from 1.
+ *   5. While a record waits for room nothing else is written.
+ *
+ * GRANT's from_lsn is flush_lsn, 0 before the first stream: it is at or below the confirmed
+ * position that RING_STREAM announces, and RING_STREAM, which comes before any record that counts,
+ * is what binds.
+ *
+ * On crash: the ring is gone with us; the next life makes a new one under a new epoch, and the slot
+ * has not moved past what was acknowledged.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/err.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "common/ring/ring.h"
+#include "common/ring/ring_link.h"
+#include "common/ring/ring_notify.h"
+
+#include "walstreamd/publisher.h"
+#include "walstreamd/walstreamd.h"
+
+#define PUBLISHER_MAGIC 0x7075626cu
+/* The safety net of the sleep protocol: look again although nobody woke us. */
+#define LOOK_AGAIN_MS 1000
+
+MEM_TYPE(mem_publisher, "wal publisher");
+
+struct consumer {
+	const char *name;
+	uint32_t role;
+	uint32_t audience;
+	bool enabled;
+	bool attached;
+	uint64_t acked_lsn;
+	int data_event; /* we signal */
+	void *cursor;
+};
+
+/* By index = id in the ring. Workers that do not exist yet have no role to attach with. */
+static const struct consumer consumer_table[] = {
+	{.name = "brokerd", .role = ROLE_BROKERD, .audience = RING_TO_BROKERD, .data_event = -1},
+};
+#define N_CONSUMERS ARRAY_LEN(consumer_table)
+
+static const struct {
+	const char *schema;
+	uint32_t audience;
+} audiences[] = {
+	{"howdah_watch", RING_TO_WATCHD},
+	{"howdah_tun", RING_TO_TUND},
+};
+
+struct publisher {
+	uint32_t magic;
+	struct daemon *d;
+	struct publisher_ops ops;
+	void *arg;
+	struct ring_producer *ring;
+	size_t ring_size;
+	int data_fd;
+	void *data;
+	int space_event; /* consumers signal */
+	struct ev_io space_io;
+	struct ev_timer look_again;
+	struct consumer consumers[N_CONSUMERS];
+	struct pgws_catalog *catalog; /* user = audience */
+
+	bool in_txn;
+	uint64_t commit_lsn;
+	int64_t commit_time;
+	uint32_t ordinal;
+	uint32_t timeline;
+
+	struct ring_record waiting; /* type 0: nothing waits */
+	const void *waiting_payload;
+	size_t waiting_offset;
+	uint64_t full_since_ms;
+
+	uint64_t flush_lsn;
+	uint64_t received_lsn;  /* end of the last complete transaction in the ring */
+	uint64_t published_lsn; /* the same, visible to consumers */
+	uint64_t keepalive_lsn;
+	char trouble[160];
+};
+
+/* ---- Consumers ------------------------------------------------------------------------------ */
+
+static void drop_consumer(struct publisher *p, size_t id)
+{
+	struct consumer *c = &p->consumers[id];
+	if (!c->attached)
+		return;
+	ring_producer_drop(p->ring, (unsigned)id);
+	ring_cursor_unmap(c->cursor);
+	close(c->data_event);
+	c->cursor = NULL;
+	c->data_event = -1;
+	c->attached = false;
+}
+
+static void refuse(struct publisher *p, uint32_t role, const char *why)
+{
+	struct buf body;
+	buf_init(&body, IMSG_BODY_MAX);
+	buf_put_string(&body, why);
+	int err = daemon_relay(p->d, role, RELAY_RING_REFUSE, &body, NULL, 0);
+	buf_free(&body);
+	stats_add(p->d->stats, WAL_STAT_REFUSALS, 1);
+	log_warning("wal.refuse", "%s: cannot let it read the ring: %s%s", role_str(role), why,
+		err != 0 ? "; nor tell it so" : "");
+}
+
+/* Takes the consumers' positions over. A cursor that lies costs its owner the ring. */
+static void refresh(struct publisher *p)
+{
+	unsigned bad;
+	while (ring_producer_refresh(p->ring, &bad) != 0) {
+		ASSERT(bad < N_CONSUMERS);
+		drop_consumer(p, bad);
+		refuse(p, p->consumers[bad].role, "its cursor is not possible");
+		p->ops.on_detached(p->arg);
+	}
+	for (size_t i = 0; i < N_CONSUMERS; i++) {
+		struct consumer *c = &p->consumers[i];
+		if (c->attached && ring_producer_acked(p->ring, (unsigned)i) > c->acked_lsn)
+			c->acked_lsn = ring_producer_acked(p->ring, (unsigned)i);
+	}
+}
+
+static int find_role(const struct publisher *p, uint32_t role)
+{
+	for (size_t i = 0; i < N_CONSUMERS; i++) {
+		if (p->consumers[i].role == role && p->consumers[i].enabled)
+			return (int)i;
+	}
+	return -1;
+}
+
+static int grant(struct publisher *p, const struct consumer *c)
+{
+	struct ring_link_grant m = {
+		.epoch = p->d->generation, .from_lsn = p->flush_lsn, .timeline = p->timeline};
+	struct buf body;
+	buf_init(&body, IMSG_BODY_MAX);
+	ring_link_put_grant(&body, &m);
+	const int fds[] = {p->data_fd, p->space_event};
+	int err = daemon_relay(p->d, c->role, RELAY_RING_GRANT, &body, fds, 2);
+	buf_free(&body);
+	return err;
+}
+
+/* Takes the descriptors over in any case. */
+static const char *let_in(struct publisher *p, size_t id, int cursor_fd, int data_event)
+{
+	struct consumer *c = &p->consumers[id];
+	void *cursor = NULL;
+	int err = ring_cursor_map(cursor_fd, &cursor);
+	close(cursor_fd);
+	if (err != 0) {
+		close(data_event);
+		return "its cursor cannot be mapped";
+	}
+	c->acked_lsn = p->flush_lsn; /* invariant 3 */
+	err = ring_producer_add(p->ring, (unsigned)id, cursor, c->acked_lsn);
+	ASSERT(err == 0); /* the id is free and in range */
+	c->cursor = cursor;
+	c->data_event = data_event;
+	c->attached = true;
+	err = grant(p, c);
+	if (err != 0) {
+		drop_consumer(p, id);
+		return "the grant cannot be sent";
+	}
+	return NULL;
+}
+
+int publisher_attach(struct publisher *p, uint32_t role, struct imsg *msg)
+{
+	OBJ_CHECK(p, PUBLISHER_MAGIC);
+	struct ring_link_attach m;
+	int err = ring_link_get_attach(&msg->body, &m);
+	if (err != 0)
+		return err;
+	int id = find_role(p, role);
+	if (id < 0 || m.version != RING_LINK_VERSION) {
+		refuse(p, role,
+			id < 0 ? "it is not one of the ring's readers"
+			       : "its build is another one than walstreamd's; restart both");
+		return 0;
+	}
+	if (msg->n_fds != 2)
+		return -ERR_MALFORMED;
+	refresh(p);
+	drop_consumer(p, (size_t)id);
+	int cursor_fd = imsg_take_fd(msg, 0), data_event = imsg_take_fd(msg, 1);
+	const char *why = let_in(p, (size_t)id, cursor_fd, data_event);
+	if (why != NULL) {
+		refuse(p, role, why);
+		p->ops.on_detached(p->arg);
+		return 0;
+	}
+	stats_add(p->d->stats, WAL_STAT_ATTACHES, 1);
+	log_debug("wal.attach", "%s reads the ring", p->consumers[id].name);
+	p->ops.on_attached(p->arg);
+	return 0;
+}
+
+void publisher_detach(struct publisher *p, uint32_t role)
+{
+	OBJ_CHECK(p, PUBLISHER_MAGIC);
+	int id = find_role(p, role);
+	if (id < 0 || !p->consumers[id].attached)
+		return;
+	refresh(p); /* its last acknowledgements count */
+	drop_consumer(p, (size_t)id);
+	log_debug("wal.detach", "%s no longer reads the ring", p->consumers[id].name);
+	p->ops.on_detached(p->arg);
+}
+
+size_t publisher_attached(const struct publisher *p)
+{
+	size_t n = 0;
+	for (size_t i = 0; i < N_CONSUMERS; i++)
+		n += p->consumers[i].attached;
+	return n;
+}
+
+bool publisher_wants_stream(const struct publisher *p)
+{
+	size_t n_enabled = 0;
+	for (size_t i = 0; i < N_CONSUMERS; i++)
+		n_enabled += p->consumers[i].enabled;
+	return n_enabled == 0 || publisher_attached(p) > 0;
+}
+
+/* ---- Writing -------------------------------------------------------------------------------- */
+
+static uint32_t audience_of_schema(const char *schema)
+{
+	for (size_t i = 0; i < ARRAY_LEN(audiences); i++) {
+		if (strcmp(audiences[i].schema, schema) == 0)
+			return audiences[i].audience;
+	}
+	return RING_TO_BROKERD;
+}
+
+static uint32_t audience_of(struct publisher *p, uint32_t relid)
+{
+	struct pgws_relation *rel = pgws_catalog_find(p->catalog, relid);
+	return rel != NULL ? (uint32_t)(uintptr_t)rel->user : 0;
+}
+
+static int learn(struct publisher *p, const struct pgws_msg *m, struct ring_record *rec)
+{
+	int err = pgws_catalog_learn(p->catalog, m);
+	if (err != 0)
+		return err == PGWS_ENOMEM ? -ENOMEM : -ERR_MALFORMED;
+	uint32_t audience = audience_of_schema(m->u.relation.nspname);
+	struct pgws_relation *rel = pgws_catalog_find(p->catalog, m->u.relation.relid);
+	rel->user = (void *)(uintptr_t)audience;
+	rec->relid = m->u.relation.relid;
+	rec->audience = audience;
+	return 0;
+}
+
+static int describe_data(struct publisher *p, const struct pgws_msg *m, struct ring_record *rec)
+{
+	rec->audience = 0;
+	switch (m->type) {
+	case PGWS_TRUNCATE:
+		for (uint32_t i = 0; i < m->u.truncate.n_relids; i++) {
+			uint32_t one = audience_of(p, pgws_truncate_relid(m, i));
+			if (one == 0)
+				return -ERR_MALFORMED;
+			rec->audience |= one;
+		}
+		rec->relid = pgws_truncate_relid(m, 0);
+		break;
+	case PGWS_MESSAGE:
+		rec->audience = RING_TO_ALL;
+		break;
+	default:
+		rec->relid = m->u.change.relid;
+		rec->audience = audience_of(p, rec->relid);
+		break;
+	}
+	if (rec->audience == 0 || !p->in_txn)
+		return -ERR_MALFORMED;
+	rec->ordinal = ++p->ordinal;
+	return 0;
+}
+
+/* What the record says about this message. Negative: the message is not possible here. */
+static int describe(struct publisher *p, const struct pgws_msg *m, struct ring_record *rec)
+{
+	switch (m->type) {
+	case PGWS_BEGIN:
+		if (p->in_txn)
+			return -ERR_MALFORMED;
+		p->in_txn = true;
+		p->commit_lsn = m->u.begin.final_lsn;
+		p->commit_time = m->u.begin.commit_time;
+		p->ordinal = 0;
+		break;
+	case PGWS_COMMIT:
+		if (!p->in_txn || m->u.commit.commit_lsn != p->commit_lsn)
+			return -ERR_MALFORMED;
+		rec->end_lsn = m->u.commit.end_lsn;
+		break;
+	case PGWS_RELATION: {
+		int err = learn(p, m, rec);
+		if (err != 0)
+			return err;
+		break;
+	}
+	case PGWS_ORIGIN:
+	case PGWS_TYPE:
+		break;
+	default: {
+		int err = describe_data(p, m, rec);
+		if (err != 0)
+			return err;
+		break;
+	}
+	}
+	rec->commit_lsn = p->commit_lsn;
+	rec->commit_time = p->commit_time;
+	return 0;
+}
+
+static void look_for_room(struct publisher *p)
+{
+	ring_producer_arm_space(p->ring);
+	ev_timer_start(&p->look_again, LOOK_AGAIN_MS);
+}
+
+/* The waiting record, as far as it goes. */
+static int write_waiting(struct publisher *p)
+{
+	if (p->waiting.type == 0)
+		return 0;
+	int err = ring_write_part(p->ring, &p->waiting, p->waiting_payload, &p->waiting_offset);
+	if (err == -EAGAIN) {
+		/* Consumers can make room only of what they see. */
+		publisher_publish(p);
+		refresh(p);
+		err = ring_write_part(p->ring, &p->waiting, p->waiting_payload, &p->waiting_offset);
+	}
+	if (err == -EAGAIN)
+		return err;
+	ASSERT(err == 0);
+	if (p->waiting.end_lsn != 0) {
+		p->received_lsn = p->waiting.end_lsn;
+		p->in_txn = false;
+		stats_add(p->d->stats, WAL_STAT_TRANSACTIONS, 1);
+	}
+	p->waiting.type = 0;
+	p->waiting_payload = NULL;
+	if (p->full_since_ms != 0) {
+		stats_add(p->d->stats, WAL_STAT_RING_STALL_MS, ev_now_ms() - p->full_since_ms);
+		p->full_since_ms = 0;
+		ring_producer_disarm_space(p->ring);
+		ev_timer_stop(&p->look_again);
+	}
+	return 0;
+}
+
+static int put(struct publisher *p, const struct ring_record *rec, const void *payload)
+{
+	ASSERT(p->waiting.type == 0); /* invariant 5 */
+	p->waiting = *rec;
+	p->waiting_payload = payload;
+	p->waiting_offset = 0;
+	return publisher_continue(p);
+}
+
+int publisher_continue(struct publisher *p)
+{
+	int err = write_waiting(p);
+	if (err != -EAGAIN)
+		return err;
+	if (p->full_since_ms == 0) {
+		p->full_since_ms = ev_now_ms();
+		stats_add(p->d->stats, WAL_STAT_RING_STALLS, 1);
+	}
+	/* Arm, look once more, only then sleep: a consumer that released in between did not know.
+	 */
+	look_for_room(p);
+	refresh(p);
+	return write_waiting(p);
+}
+
+bool publisher_is_full(const struct publisher *p)
+{
+	return p->waiting.type != 0;
+}
+
+void publisher_begin(struct publisher *p, uint64_t confirmed_lsn, uint32_t timeline)
+{
+	OBJ_CHECK(p, PUBLISHER_MAGIC);
+	publisher_end(p);
+	pgws_catalog_reset(p->catalog);
+	p->timeline = timeline;
+	if (confirmed_lsn > p->flush_lsn)
+		p->flush_lsn = confirmed_lsn; /* invariant 2 */
+	/* Nothing beyond it is in flight any more: it all comes again. */
+	p->received_lsn = p->published_lsn = confirmed_lsn;
+	for (size_t i = 0; i < N_CONSUMERS; i++) {
+		if (p->consumers[i].acked_lsn < confirmed_lsn)
+			p->consumers[i].acked_lsn = confirmed_lsn;
+	}
+	p->keepalive_lsn = 0;
+	const struct ring_record rec = {.type = RING_STREAM,
+		.audience = RING_TO_ALL,
+		.timeline = timeline,
+		.commit_lsn = confirmed_lsn};
+	if (put(p, &rec, NULL) == 0)
+		publisher_publish(p);
+}
+
+void publisher_end(struct publisher *p)
+{
+	p->in_txn = false;
+	p->waiting.type = 0;
+	p->waiting_payload = NULL;
+	if (p->full_since_ms != 0) {
+		p->full_since_ms = 0;
+		ring_producer_disarm_space(p->ring);
+		ev_timer_stop(&p->look_again);
+	}
+	publisher_publish(p);
+}
+
+int publisher_write(struct publisher *p, const struct pgws_event *ev)
+{
+	OBJ_CHECK(p, PUBLISHER_MAGIC);
+	struct pgws_msg m;
+	if (ev->len > UINT32_MAX || pgws_decode(ev->data, ev->len, &m) != 0)
+		return -ERR_MALFORMED;
+	if (m.type == PGWS_STREAM_ABORT)
+		return 0;
+	struct ring_record rec = {.type = RING_MESSAGE,
+		.audience = RING_TO_ALL,
+		.timeline = p->timeline,
+		.payload_len = (uint32_t)ev->len,
+		.lsn = ev->start_lsn};
+	int err = describe(p, &m, &rec);
+	if (err != 0)
+		return err;
+	stats_add(p->d->stats, WAL_STAT_MESSAGES, 1);
+	stats_add(p->d->stats, WAL_STAT_BYTES, ev->len);
+	return put(p, &rec, ev->data);
+}
+
+void publisher_keepalive(struct publisher *p, uint64_t wal_end)
+{
+	if (!p->in_txn && p->waiting.type == 0 && wal_end > p->keepalive_lsn)
+		p->keepalive_lsn = wal_end;
+}
+
+void publisher_publish(struct publisher *p)
+{
+	uint32_t wake = ring_publish(p->ring);
+	p->published_lsn = p->received_lsn;
+	for (size_t i = 0; wake != 0; i++, wake >>= 1) {
+		if ((wake & 1) != 0 && p->consumers[i].attached)
+			ring_event_signal(p->consumers[i].data_event);
+	}
+}
+
+/* ---- Positions ------------------------------------------------------------------------------ */
+
+uint64_t publisher_flush_lsn(struct publisher *p)
+{
+	uint64_t min = p->received_lsn;
+	for (size_t i = 0; i < N_CONSUMERS; i++) {
+		const struct consumer *c = &p->consumers[i];
+		if (c->enabled && c->acked_lsn < min)
+			min = c->acked_lsn;
+	}
+	/* Nothing in flight: the server's idle position is as good as acknowledged. */
+	bool idle = min >= p->received_lsn && !p->in_txn && p->waiting.type == 0;
+	if (idle && p->keepalive_lsn > min)
+		min = p->keepalive_lsn;
+	if (min > p->flush_lsn)
+		p->flush_lsn = min;
+	return p->flush_lsn;
+}
+
+uint64_t publisher_published_lsn(const struct publisher *p)
+{
+	return p->published_lsn;
+}
+
+uint64_t publisher_received_lsn(const struct publisher *p)
+{
+	return p->received_lsn > p->keepalive_lsn ? p->received_lsn : p->keepalive_lsn;
+}
+
+const char *publisher_trouble(struct publisher *p)
+{
+	if (p->full_since_ms == 0)
+		return NULL;
+	size_t slowest = 0;
+	for (size_t i = 0; i < N_CONSUMERS; i++) {
+		if (ring_producer_lag_bytes(p->ring, (unsigned)i) >
+			ring_producer_lag_bytes(p->ring, (unsigned)slowest))
+			slowest = i;
+	}
+	snprintf(p->trouble, sizeof(p->trouble),
+		"the ring is full: %s does not keep up and its spool_limit is reached",
+		p->consumers[slowest].name);
+	return p->trouble;
+}
+
+static void on_space(int fd, short what, void *arg)
+{
+	struct publisher *p;
+	OBJ_CAST(p, arg, PUBLISHER_MAGIC);
+	(void)what; /* EV_READ */
+	ring_event_drain(fd);
+	refresh(p);
+	if (p->waiting.type != 0)
+		p->ops.on_room(p->arg);
+	p->ops.on_acked(p->arg);
+}
+
+static void on_look_again(void *arg)
+{
+	struct publisher *p;
+	OBJ_CAST(p, arg, PUBLISHER_MAGIC);
+	refresh(p);
+	if (p->waiting.type != 0)
+		p->ops.on_room(p->arg);
+}
+
+/* ---- Life ----------------------------------------------------------------------------------- */
+
+int publisher_new(struct daemon *d, size_t ring_size, const struct publisher_ops *ops, void *arg,
+	struct publisher **ret_p)
+{
+	struct publisher *p = mem_new(&mem_publisher, sizeof(*p));
+	p->magic = PUBLISHER_MAGIC;
+	p->d = d;
+	p->ops = *ops;
+	p->arg = arg;
+	p->data_fd = p->space_event = -1;
+	p->ring_size = ring_size;
+	memcpy(p->consumers, consumer_table, sizeof(p->consumers));
+	for (size_t i = 0; i < N_CONSUMERS; i++)
+		p->consumers[i].enabled = (d->enabled_roles >> p->consumers[i].role & 1) != 0;
+	ev_io_init(&p->space_io, d->loop, "ring space", on_space, p);
+	ev_timer_init(&p->look_again, d->loop, "ring space", on_look_again, p);
+	int err = ring_data_create(ring_size, &p->data_fd, &p->data);
+	if (err == 0)
+		err = ring_event_create(&p->space_event);
+	if (err == 0 && (p->catalog = pgws_catalog_new(NULL, NULL)) == NULL)
+		err = -ENOMEM;
+	if (err != 0) {
+		publisher_free(&p);
+		return err;
+	}
+	p->ring = ring_producer_new(p->data, ring_size, d->generation, 0);
+	ev_io_set(&p->space_io, p->space_event, EV_READ);
+	*ret_p = p;
+	return 0;
+}
+
+void publisher_free(struct publisher **pp)
+{
+	struct publisher *p = *pp;
+	*pp = NULL;
+	if (p == NULL)
+		return;
+	OBJ_CHECK(p, PUBLISHER_MAGIC);
+	for (size_t i = 0; i < N_CONSUMERS; i++)
+		drop_consumer(p, i);
+	ev_io_stop(&p->space_io);
+	ev_timer_stop(&p->look_again);
+	ring_producer_free(&p->ring);
+	pgws_catalog_free(&p->catalog);
+	if (p->data != NULL)
+		ring_data_unmap(p->data, RING_HEADER_BYTES + p->ring_size);
+	if (p->data_fd >= 0)
+		close(p->data_fd);
+	if (p->space_event >= 0)
+		close(p->space_event);
+	p->magic = 0;
+	mem_free(&mem_publisher, p);
+}
+
+/* ---- Looking -------------------------------------------------------------------------------- */
+
+void publisher_update_stats(struct publisher *p)
+{
+	struct ring_counts counts;
+	ring_producer_get_counts(p->ring, &counts);
+	struct stats *s = p->d->stats;
+	stats_set(s, WAL_STAT_PUBLISHED_LSN, p->published_lsn);
+	stats_set(s, WAL_STAT_ACKNOWLEDGED_LSN, publisher_flush_lsn(p));
+	stats_set(s, WAL_STAT_CONSUMERS, publisher_attached(p));
+	stats_set(s, WAL_STAT_RING_FREE_BYTES, ring_producer_free_bytes(p->ring));
+	stats_set(s, WAL_STAT_RING_RECORDS, counts.records);
+	stats_set(s, WAL_STAT_RING_PAD_BYTES, counts.pad_bytes);
+	stats_set(s, WAL_STAT_RING_WAKES, counts.wakes);
+}
+
+static json_t *json_lsn(uint64_t lsn)
+{
+	char text[18];
+	return json_string(pgws_lsn_str(lsn, text));
+}
+
+void publisher_each_row(struct publisher *p, void (*fn)(json_t *row, void *arg), void *arg)
+{
+	struct ring_counts n;
+	refresh(p);
+	ring_producer_get_counts(p->ring, &n);
+	json_t *row = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "name",
+		"ring", "epoch", (json_int_t)p->d->generation, "size_bytes",
+		(json_int_t)p->ring_size, "free_bytes",
+		(json_int_t)ring_producer_free_bytes(p->ring), "head",
+		(json_int_t)ring_producer_head(p->ring), "records", (json_int_t)n.records, "bytes",
+		(json_int_t)n.bytes, "batches", (json_int_t)n.batches, "stalls",
+		(json_int_t)n.stalls, "wakes", (json_int_t)n.wakes);
+	ASSERT(row != NULL);
+	json_object_set_new(row, "full", json_boolean(p->full_since_ms != 0));
+	fn(row, arg);
+	for (size_t i = 0; i < N_CONSUMERS; i++) {
+		const struct consumer *c = &p->consumers[i];
+		if (!c->enabled)
+			continue;
+		row = json_pack("{s:s, s:b, s:I}", "name", c->name, "attached", (int)c->attached,
+			"lag_bytes", (json_int_t)ring_producer_lag_bytes(p->ring, (unsigned)i));
+		ASSERT(row != NULL);
+		json_object_set_new(row, "acknowledged", json_lsn(c->acked_lsn));
+		fn(row, arg);
+	}
+}
+
+void publisher_each_acked(struct publisher *p,
+	void (*fn)(const char *consumer, bool attached, uint64_t acked_lsn, void *arg), void *arg)
+{
+	refresh(p);
+	for (size_t i = 0; i < N_CONSUMERS; i++) {
+		const struct consumer *c = &p->consumers[i];
+		if (c->enabled)
+			fn(c->name, c->attached, c->acked_lsn, arg);
+	}
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * The ring's producer: makes the memory, lets consumers in and out, writes what the stream brings,
+ * and knows up to where everybody is done.
+ *
+ * Context: event thread. It knows no connection: the follower gives it messages, walstreamd.c takes
+ * the acknowledged position from it.
+ */
+#ifndef WALSTREAMD_PUBLISHER_H
+#define WALSTREAMD_PUBLISHER_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/ev.h"
+#include "common/ipc/daemon.h"
+#include "common/ipc/imsg.h"
+#include "libpgwalstream/pgwalstream.h"
+
+struct publisher;
+
+struct publisher_ops {
+	/* A consumer attached (again): the stream has to begin anew for it. */
+	void (*on_attached)(void *arg);
+	/* A consumer is gone; it may have been the last one. */
+	void (*on_detached)(void *arg);
+	/* There is room again: call publisher_continue. */
+	void (*on_room)(void *arg);
+	/* publisher_flush_lsn may have moved. */
+	void (*on_acked)(void *arg);
+};
+
+/* 0, or -ENOMEM and the like: no memory for a ring of this size. */
+int publisher_new(struct daemon *d, size_t ring_size, const struct publisher_ops *ops, void *arg,
+	struct publisher **ret_p) __attribute__((warn_unused_result));
+void publisher_free(struct publisher **p);
+
+/* ATTACH from a worker. Negative: garbled. */
+int publisher_attach(struct publisher *p, uint32_t role, struct imsg *msg)
+	__attribute__((warn_unused_result));
+/* The worker of this role went away. */
+void publisher_detach(struct publisher *p, uint32_t role);
+size_t publisher_attached(const struct publisher *p);
+/* Somebody is there to read, or nobody is expected. */
+bool publisher_wants_stream(const struct publisher *p);
+
+/* A stream begins at the slot's confirmed position: forgets half a message and what relations were
+ * announced, writes RING_STREAM. */
+void publisher_begin(struct publisher *p, uint64_t confirmed_lsn, uint32_t timeline);
+/* The stream ended: drops what is left of a message that did not fit. */
+void publisher_end(struct publisher *p);
+/*
+ * One DATA event. 0; -EAGAIN: the ring is full, the rest of it waits: keep the event's bytes, give
+ * nothing more, and call publisher_continue after on_room. PGWS_EPROTO or PGWS_EUNKNOWN as
+ * -ERR_MALFORMED: the stream cannot be followed.
+ */
+int publisher_write(struct publisher *p, const struct pgws_event *ev)
+	__attribute__((warn_unused_result));
+/* 0: nothing waits any more; -EAGAIN: still full. */
+int publisher_continue(struct publisher *p) __attribute__((warn_unused_result));
+bool publisher_is_full(const struct publisher *p);
+/* Everything sent before was before this position of the server. */
+void publisher_keepalive(struct publisher *p, uint64_t wal_end);
+/* Makes what was written visible and wakes who sleeps. */
+void publisher_publish(struct publisher *p);
+
+/* Up to here all enabled consumers are done: what the slot may be moved to. Never goes back within
+ * this process; 0 before the first stream. */
+uint64_t publisher_flush_lsn(struct publisher *p);
+uint64_t publisher_published_lsn(const struct publisher *p);
+uint64_t publisher_received_lsn(const struct publisher *p);
+/* A text for the status while the ring is full: who is behind; NULL if it is not. */
+const char *publisher_trouble(struct publisher *p);
+void publisher_update_stats(struct publisher *p);
+
+/* Rows for ring.status and, per consumer, for wal.lag. */
+void publisher_each_row(struct publisher *p, void (*fn)(json_t *row, void *arg), void *arg);
+void publisher_each_acked(struct publisher *p,
+	void (*fn)(const char *consumer, bool attached, uint64_t acked_lsn, void *arg), void *arg);
+
+#endif

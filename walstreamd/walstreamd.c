@@ -1,0 +1,622 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * The WAL daemon: registrar (SQL side), follower (replication connection) and publisher (ring), put
+ * together. Each of them knows nothing of the others; what follows from what is said here.
+ *
+ * Context: event thread.
+ *
+ *   registrar: slot in order, free, at X   -> follower starts at X (if somebody reads the ring)
+ *   registrar: slot to be made             -> follower makes it, registrar uses its snapshot
+ *   registrar: connection lost             -> follower stops: the node's lock is gone with it
+ *   publisher: a reader attached           -> follower stops, registrar looks, follower starts anew
+ *   publisher: the last reader went away   -> follower stops
+ *   publisher: ring full / room            -> follower reads no more / reads on
+ *   publisher: acknowledged more           -> follower sends feedback
+ *   follower: stopped                      -> registrar looks again (after a backoff, if it failed)
+ *
+ * Invariant: a stream begins only with a position that the registrar read while nobody used the
+ * slot; RING_STREAM carries exactly that position.
+ */
+#include "config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/err.h"
+#include "common/base/list.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "common/pg/pgconf.h"
+#include "common/pg/pgconn.h"
+#include "common/ring/ring_conf.h"
+
+#include "walstreamd/follower.h"
+#include "walstreamd/publisher.h"
+#include "walstreamd/registrar.h"
+#include "walstreamd/walstreamd.h"
+
+#define WALSTREAMD_MAGIC 0x77616c64u
+#define LAG_MAGIC 0x6c616771u
+#define TICK_MS 1000
+#define BACKOFF_BASE_MS 200
+#define BACKOFF_CAP_MS 10000
+#define SLOT_ACTIVE_MS 100
+#define TEXT_BYTES 480
+
+MEM_TYPE(mem_walstreamd, "walstreamd");
+MEM_TYPE(mem_lag, "wal.lag request");
+
+struct walstreamd {
+	uint32_t magic;
+	struct daemon *d;
+	struct registrar *registrar;
+	struct follower *follower;
+	struct publisher *publisher;
+	struct ev_timer tick;
+	struct ev_timer retry;
+	struct ev_backoff backoff;
+	struct registrar_slot slot; /* as last looked at */
+	bool create_wanted;         /* the registrar waits for a slot */
+	bool draining;
+	bool warned_retained;
+	char trouble[TEXT_BYTES]; /* why there is no stream; "" if nothing is wrong */
+	struct list lag_requests;
+};
+
+struct lag_request {
+	uint32_t magic;
+	struct list link;
+	struct ctl_client *client;
+};
+
+/* ---- Status --------------------------------------------------------------------------------- */
+
+static void retained_text(const struct walstreamd *w, char *out, size_t size)
+{
+	out[0] = '\0';
+	if (!w->slot.known || w->slot.retained_bytes <
+				      (uint64_t)conf_int(w->d->conf, "walstreamd.wal_warn_bytes"))
+		return;
+	snprintf(out, size, "the server keeps %llu MB of WAL for slot howdah_%s",
+		(unsigned long long)(w->slot.retained_bytes >> 20), w->d->node);
+}
+
+static void update_status(struct walstreamd *w)
+{
+	char retained[120];
+	retained_text(w, retained, sizeof(retained));
+	const char *full = publisher_trouble(w->publisher);
+	enum follower_state state = follower_get_state(w->follower);
+	if (w->trouble[0] != '\0')
+		daemon_status(
+			w->d, "%s%s%s", w->trouble, retained[0] != '\0' ? "; " : "", retained);
+	else if (state == FOLLOWER_STREAMING)
+		daemon_status(w->d, "streaming%s%s%s%s", full != NULL ? "; " : "",
+			full != NULL ? full : "", retained[0] != '\0' ? "; " : "", retained);
+	else if (registrar_is_ready(w->registrar) && !publisher_wants_stream(w->publisher))
+		daemon_status(w->d, "waiting for a reader of the ring%s%s",
+			retained[0] != '\0' ? "; " : "", retained);
+	else
+		daemon_status(w->d, "connecting");
+	if (retained[0] != '\0' && !w->warned_retained)
+		log_warning("wal.retained",
+			"%s; a reader that is held or a subscriber that does "
+			"not acknowledge keeps it there (see pgctl wal lag), "
+			"pgctl node remove gives it up",
+			retained);
+	w->warned_retained = retained[0] != '\0';
+}
+
+static void set_trouble(struct walstreamd *w, const char *text)
+{
+	snprintf(w->trouble, sizeof(w->trouble), "%s", text);
+	update_status(w);
+}
+
+/* ---- What follows from what ----------------------------------------------------------------- */
+
+static void drive(struct walstreamd *w)
+{
+	if (w->draining || w->retry.active || follower_get_state(w->follower) != FOLLOWER_IDLE)
+		return;
+	if (w->create_wanted) {
+		w->create_wanted = false;
+		follower_create_slot(w->follower);
+	} else if (publisher_wants_stream(w->publisher)) {
+		registrar_check(w->registrar);
+	}
+	update_status(w);
+}
+
+static void on_retry(void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	drive(w);
+}
+
+static void stay_down(struct walstreamd *w, const char *text)
+{
+	log_error("wal.config", "%s", text);
+	set_trouble(w, text);
+	daemon_exit(w->d, EXIT_CONFIG);
+}
+
+static void reg_on_ready(uint64_t confirmed_lsn, void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	w->trouble[0] = '\0';
+	if (!w->draining && follower_get_state(w->follower) == FOLLOWER_IDLE &&
+		publisher_wants_stream(w->publisher))
+		follower_start(
+			w->follower, confirmed_lsn, registrar_sender_timeout_ms(w->registrar));
+	update_status(w);
+}
+
+static void reg_on_create_slot(void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	w->create_wanted = true;
+	ev_timer_stop(&w->retry);
+	drive(w);
+}
+
+static void reg_on_snapshot_used(void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	follower_stop(w->follower);
+}
+
+static void reg_on_trouble(const char *text, bool lost_connection, void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	set_trouble(w, text);
+	w->slot.known = false;
+	if (!lost_connection)
+		return;
+	w->create_wanted = false;
+	if (follower_get_state(w->follower) != FOLLOWER_IDLE)
+		follower_stop(w->follower);
+}
+
+static void reg_on_config_error(const char *text, void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	stay_down(w, text);
+}
+
+static void pub_on_attached(void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	/* Before STREAMING nothing of this stream is in the ring yet: its beginning comes for all.
+	 */
+	if (follower_get_state(w->follower) == FOLLOWER_STREAMING) {
+		log_debug("wal.restart", "a reader attached, the stream begins anew");
+		follower_stop(w->follower);
+	} else {
+		drive(w);
+	}
+}
+
+static void pub_on_detached(void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	if (!publisher_wants_stream(w->publisher) &&
+		follower_get_state(w->follower) == FOLLOWER_STREAMING)
+		follower_stop(w->follower);
+	update_status(w);
+}
+
+static void pub_on_room(void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	/* Else the bytes that waited are gone with their stream. */
+	if (follower_get_state(w->follower) == FOLLOWER_STREAMING &&
+		publisher_continue(w->publisher) == 0)
+		follower_resume(w->follower);
+}
+
+static void pub_on_acked(void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	follower_acked(w->follower);
+}
+
+static void fol_on_slot_created(uint64_t lsn, uint32_t timeline, const char *snapshot, void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	char text[18];
+	log_info("wal.slot_created", "slot howdah_%s begins at %s", w->d->node,
+		pgws_lsn_str(lsn, text));
+	registrar_slot_created(w->registrar, lsn, timeline, snapshot);
+}
+
+static void fol_on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	char text[18];
+	log_info("wal.streaming", "slot howdah_%s: streaming from %s on timeline %u", w->d->node,
+		pgws_lsn_str(from_lsn, text), (unsigned)timeline);
+	stats_add(w->d->stats, WAL_STAT_STREAMS, 1);
+	w->trouble[0] = '\0';
+	publisher_begin(w->publisher, from_lsn, timeline);
+	update_status(w);
+}
+
+static int fol_on_data(const struct pgws_event *ev, void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	/* RING_STREAM itself may still wait for room. */
+	if (publisher_is_full(w->publisher) && publisher_continue(w->publisher) != 0)
+		return -ERR_LIMIT;
+	int err = publisher_write(w->publisher, ev);
+	if (err != 0 && err != -EAGAIN)
+		stats_add(w->d->stats, WAL_STAT_PROTOCOL_ERRORS, 1);
+	return err;
+}
+
+static void fol_on_keepalive(uint64_t wal_end, void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	ev_backoff_reset(&w->backoff); /* the stream lives */
+	publisher_keepalive(w->publisher, wal_end);
+}
+
+static void fol_on_batch(void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	publisher_publish(w->publisher);
+}
+
+static uint64_t fol_get_flush_lsn(void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	return publisher_flush_lsn(w->publisher);
+}
+
+static void fol_on_stopped(enum pg_class class, const char *text, void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	publisher_end(w->publisher);
+	if (w->draining) {
+		daemon_drained(w->d);
+		return;
+	}
+	if (class == PG_CONFIG && !pgconf_is_embedded(w->d->conf)) {
+		stay_down(w, text);
+		return;
+	}
+	if (text[0] != '\0') {
+		bool busy = strstr(text, "is active for PID") != NULL;
+		uint32_t ms = busy ? SLOT_ACTIVE_MS : ev_backoff_next_ms(&w->backoff);
+		if (strcmp(text, w->trouble) != 0)
+			log_warning("wal.stream", "slot howdah_%s: %s, retrying", w->d->node, text);
+		set_trouble(w, text);
+		ev_timer_start(&w->retry, ms);
+	}
+	registrar_slot_failed(w->registrar, text);
+	drive(w);
+}
+
+/* ---- Admin commands -------------------------------------------------------------------------- */
+
+static void lag_row(struct ctl_client *c, const char *point, uint64_t lsn, uint64_t head)
+{
+	char text[18];
+	json_t *row = json_pack("{s:s, s:s}", "point", point, "lsn", pgws_lsn_str(lsn, text));
+	ASSERT(row != NULL);
+	if (head != 0)
+		json_object_set_new(row, "behind_bytes",
+			json_integer(head > lsn ? (json_int_t)(head - lsn) : 0));
+	(void)ctl_row(c, row); /* a handful of rows: never over the mark */
+}
+
+struct lag_context {
+	struct ctl_client *client;
+	uint64_t head;
+};
+
+static void lag_consumer(const char *consumer, bool attached, uint64_t acked_lsn, void *arg)
+{
+	struct lag_context *context = arg;
+	char point[64];
+	snprintf(point, sizeof(point), "%s%s", consumer, attached ? "" : " (not attached)");
+	lag_row(context->client, point, acked_lsn, context->head);
+}
+
+static void answer_lag(
+	struct walstreamd *w, struct ctl_client *c, const struct registrar_slot *slot)
+{
+	uint64_t head = slot != NULL ? slot->server_lsn : 0;
+	struct lag_context context = {.client = c, .head = head};
+	if (slot != NULL)
+		lag_row(c, "server", slot->server_lsn, head);
+	lag_row(c, "sent", follower_server_lsn(w->follower), head);
+	lag_row(c, "received", publisher_received_lsn(w->publisher), head);
+	lag_row(c, "published", publisher_published_lsn(w->publisher), head);
+	publisher_each_acked(w->publisher, lag_consumer, &context);
+	lag_row(c, "acknowledged", publisher_flush_lsn(w->publisher), head);
+	if (slot != NULL) {
+		lag_row(c, "slot", slot->confirmed_lsn, head);
+		lag_row(c, "retained from", slot->restart_lsn, head);
+	}
+	ctl_ok(c);
+}
+
+static void lag_end(struct lag_request *q)
+{
+	list_remove(&q->link);
+	q->magic = 0;
+	mem_free(&mem_lag, q);
+}
+
+static void reg_on_look(const struct registrar_slot *slot, void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	if (slot != NULL)
+		w->slot = *slot;
+	while (!list_empty(&w->lag_requests)) {
+		struct lag_request *q = list_first(&w->lag_requests, struct lag_request, link);
+		struct ctl_client *c = q->client;
+		lag_end(q);
+		answer_lag(w, c, slot);
+	}
+	update_status(w);
+}
+
+static void lag_gone(struct ctl_client *c, void *arg)
+{
+	struct lag_request *q;
+	(void)c;
+	OBJ_CAST(q, arg, LAG_MAGIC);
+	lag_end(q);
+}
+
+static void cmd_wal_lag(struct ctl_client *c, const struct ctl_request *req, void *arg)
+{
+	struct daemon *d = arg;
+	struct walstreamd *w;
+	OBJ_CAST(w, d->self, WALSTREAMD_MAGIC);
+	(void)req; /* no arguments */
+	struct lag_request *q = mem_new(&mem_lag, sizeof(*q));
+	q->magic = LAG_MAGIC;
+	q->client = c;
+	list_push_back(&w->lag_requests, &q->link);
+	ctl_hold(c, NULL, lag_gone, q);
+	registrar_look(w->registrar);
+}
+
+static void ring_row(json_t *row, void *arg)
+{
+	(void)ctl_row(arg, row); /* a handful of rows: never over the mark */
+}
+
+static void cmd_ring_status(struct ctl_client *c, const struct ctl_request *req, void *arg)
+{
+	struct daemon *d = arg;
+	struct walstreamd *w;
+	OBJ_CAST(w, d->self, WALSTREAMD_MAGIC);
+	(void)req; /* no arguments */
+	publisher_each_row(w->publisher, ring_row, c);
+	ctl_ok(c);
+}
+
+static const struct ctl_handler commands[] = {
+	{"wal.lag", cmd_wal_lag},
+	{"ring.status", cmd_ring_status},
+	{NULL, NULL},
+};
+
+/* ---- Life ------------------------------------------------------------------------------------ */
+
+static void on_tick(void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	struct stats *s = w->d->stats;
+	ev_timer_start(&w->tick, TICK_MS);
+	publisher_update_stats(w->publisher);
+	stats_set(s, WAL_STAT_RETAINED_BYTES, w->slot.known ? w->slot.retained_bytes : 0);
+	uint64_t server = follower_server_lsn(w->follower);
+	stats_set(
+		s, WAL_STAT_SERVER_LSN, w->slot.server_lsn > server ? w->slot.server_lsn : server);
+	stats_set(s, WAL_STAT_STREAMING, follower_get_state(w->follower) == FOLLOWER_STREAMING);
+	stats_set(s, WAL_STAT_FEEDBACKS, follower_feedbacks(w->follower));
+	update_status(w);
+}
+
+static const struct registrar_ops registrar_ops = {
+	.on_ready = reg_on_ready,
+	.on_create_slot = reg_on_create_slot,
+	.on_snapshot_used = reg_on_snapshot_used,
+	.on_trouble = reg_on_trouble,
+	.on_config_error = reg_on_config_error,
+	.on_look = reg_on_look,
+};
+
+static const struct follower_ops follower_ops = {
+	.on_slot_created = fol_on_slot_created,
+	.on_stream = fol_on_stream,
+	.on_data = fol_on_data,
+	.on_keepalive = fol_on_keepalive,
+	.on_batch = fol_on_batch,
+	.get_flush_lsn = fol_get_flush_lsn,
+	.on_stopped = fol_on_stopped,
+};
+
+static const struct publisher_ops publisher_ops = {
+	.on_attached = pub_on_attached,
+	.on_detached = pub_on_detached,
+	.on_room = pub_on_room,
+	.on_acked = pub_on_acked,
+};
+
+static void walstreamd_fini(struct daemon *d)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, d->self, WALSTREAMD_MAGIC);
+	ev_timer_stop(&w->tick);
+	ev_timer_stop(&w->retry);
+	while (!list_empty(&w->lag_requests)) {
+		struct lag_request *q = list_first(&w->lag_requests, struct lag_request, link);
+		struct ctl_client *c = q->client;
+		lag_end(q);
+		ctl_fail(c, "unavailable", NULL, "walstreamd is stopping");
+	}
+	follower_free(&w->follower);
+	registrar_free(&w->registrar);
+	publisher_free(&w->publisher);
+	w->magic = 0;
+	mem_free(&mem_walstreamd, w);
+	d->self = NULL;
+}
+
+static int walstreamd_init(struct daemon *d)
+{
+	struct walstreamd *w = mem_new(&mem_walstreamd, sizeof(*w));
+	w->magic = WALSTREAMD_MAGIC;
+	w->d = d;
+	w->backoff = (struct ev_backoff){.base_ms = BACKOFF_BASE_MS, .cap_ms = BACKOFF_CAP_MS};
+	list_init(&w->lag_requests);
+	ev_timer_init(&w->tick, d->loop, "walstreamd tick", on_tick, w);
+	ev_timer_init(&w->retry, d->loop, "walstreamd retry", on_retry, w);
+	int64_t ring_size = conf_int(d->conf, "walstreamd.ring_size");
+	int err = publisher_new(d, (size_t)ring_size, &publisher_ops, w, &w->publisher);
+	if (err != 0) {
+		log_error("wal.ring", "cannot make a ring of %lld bytes: %s; lower ring_size",
+			(long long)ring_size, err_str(err));
+		mem_free(&mem_walstreamd, w);
+		return err;
+	}
+	char *conninfo = pgconf_conninfo(d->conf, d->run_dir);
+	char *slot = xasprintf("howdah_%s", d->node);
+	char *publications = xasprintf("howdah,howdah_%s", d->node);
+	const struct follower_options options = {
+		.conninfo = conninfo, .slot = slot, .publications = publications};
+	w->follower = follower_new(d->loop, &options, &follower_ops, w);
+	w->registrar = registrar_new(d, conninfo, slot, &registrar_ops, w);
+	free(conninfo);
+	free(slot);
+	free(publications);
+	d->self = w;
+	ev_timer_start(&w->tick, TICK_MS);
+	registrar_start(w->registrar);
+	update_status(w);
+	daemon_ready(d);
+	return 0;
+}
+
+static void walstreamd_drain(struct daemon *d)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, d->self, WALSTREAMD_MAGIC);
+	w->draining = true;
+	ev_timer_stop(&w->retry);
+	follower_stop(w->follower); /* on_stopped ends it */
+}
+
+static void walstreamd_on_peer(struct daemon *d, uint32_t role, bool up, uint32_t generation)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, d->self, WALSTREAMD_MAGIC);
+	(void)generation; /* a worker that comes up attaches anew; what came before is over */
+	(void)up;
+	publisher_detach(w->publisher, role);
+}
+
+static int walstreamd_on_relay(
+	struct daemon *d, uint32_t from_role, uint32_t kind, struct imsg *msg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, d->self, WALSTREAMD_MAGIC);
+	if (kind != RELAY_RING_ATTACH)
+		return -ERR_MALFORMED;
+	return publisher_attach(w->publisher, from_role, msg);
+}
+
+/* LIVE keys are read where they are used; the others wait for the next start. */
+static int walstreamd_reload(struct daemon *d, const struct conf *next, const char **ret_why)
+{
+	(void)d;
+	(void)next;
+	(void)ret_why;
+	return 0;
+}
+
+static const struct conf_row *const schemas[] = {ring_conf_rows, pgconf_rows, NULL};
+
+static const struct stats_row stats_rows[WAL_STAT_COUNT] = {
+	[WAL_STAT_PUBLISHED_LSN] = {"wal_published_lsn", STATS_LSN, "", STATS_STATUS,
+		"end of the last transaction that the ring's readers can see"},
+	[WAL_STAT_ACKNOWLEDGED_LSN] = {"wal_acknowledged_lsn", STATS_LSN, "", STATS_STATUS,
+		"position up to which all readers are done"},
+	[WAL_STAT_RETAINED_BYTES] = {"wal_retained_bytes", STATS_GAUGE, "bytes", STATS_STATUS,
+		"WAL that the server keeps for this node's slot"},
+	[WAL_STAT_SERVER_LSN] = {"wal_server_lsn", STATS_LSN, "", STATS_INFO,
+		"the server's position as last heard"},
+	[WAL_STAT_STREAMING] = {"wal_streaming", STATS_GAUGE, "", STATS_INFO,
+		"1 while the replication stream is open"},
+	[WAL_STAT_STREAMS] = {"wal_streams", STATS_COUNTER, "", STATS_INFO,
+		"replication streams begun: starts, reconnects, readers that attached"},
+	[WAL_STAT_TRANSACTIONS] = {"wal_transactions", STATS_COUNTER, "", STATS_INFO,
+		"transactions written into the ring"},
+	[WAL_STAT_MESSAGES] = {"wal_messages", STATS_COUNTER, "", STATS_INFO,
+		"replication messages written into the ring"},
+	[WAL_STAT_BYTES] = {"wal_bytes", STATS_COUNTER, "bytes", STATS_INFO, "their bytes"},
+	[WAL_STAT_FEEDBACKS] = {"wal_feedbacks", STATS_COUNTER, "", STATS_INFO,
+		"status updates sent to the server"},
+	[WAL_STAT_PROTOCOL_ERRORS] = {"wal_protocol_errors", STATS_COUNTER, "", STATS_INFO,
+		"streams left because a message could not be followed"},
+	[WAL_STAT_CONSUMERS] = {"ring_readers", STATS_GAUGE, "", STATS_INFO,
+		"workers that read the ring now"},
+	[WAL_STAT_ATTACHES] = {"ring_attaches", STATS_COUNTER, "", STATS_INFO,
+		"times that a worker was let in to read the ring"},
+	[WAL_STAT_REFUSALS] = {"ring_refusals", STATS_COUNTER, "", STATS_INFO,
+		"times that a worker was refused, or put out for an impossible cursor"},
+	[WAL_STAT_RING_STALLS] = {"ring_stalls", STATS_COUNTER, "", STATS_INFO,
+		"times that the ring was full and the WAL had to wait"},
+	[WAL_STAT_RING_STALL_MS] = {"ring_stall_ms", STATS_COUNTER, "ms", STATS_INFO,
+		"how long, all in all"},
+	[WAL_STAT_RING_FREE_BYTES] = {"ring_free_bytes", STATS_GAUGE, "bytes", STATS_INFO,
+		"room in the ring"},
+	[WAL_STAT_RING_RECORDS] = {"ring_records", STATS_COUNTER, "", STATS_INFO,
+		"records published"},
+	[WAL_STAT_RING_PAD_BYTES] = {"ring_pad_bytes", STATS_COUNTER, "bytes", STATS_DEBUG,
+		"bytes passed over at the end of the window"},
+	[WAL_STAT_RING_WAKES] = {"ring_wakes", STATS_COUNTER, "", STATS_DEBUG,
+		"sleeping readers that were woken"},
+};
+
+const struct daemon_info walstreamd_info = {
+	.name = "walstreamd",
+	.role = ROLE_WALSTREAMD,
+	.schemas = schemas,
+	.commands = commands,
+	.stats_rows = stats_rows,
+	.n_stats_rows = WAL_STAT_COUNT,
+	.check = pgconf_check,
+	.init = walstreamd_init,
+	.reload = walstreamd_reload,
+	.drain = walstreamd_drain,
+	.fini = walstreamd_fini,
+	.on_peer = walstreamd_on_peer,
+	.on_relay = walstreamd_on_relay,
+};

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * The WAL daemon as a whole: what its parts share. Context: event thread.
+ */
+#ifndef WALSTREAMD_WALSTREAMD_H
+#define WALSTREAMD_WALSTREAMD_H
+
+#include "common/ipc/daemon.h"
+
+extern const struct daemon_info walstreamd_info;
+
+/* Index of walstreamd_info.stats_rows. */
+enum wal_stat {
+	WAL_STAT_PUBLISHED_LSN,
+	WAL_STAT_ACKNOWLEDGED_LSN,
+	WAL_STAT_RETAINED_BYTES,
+	WAL_STAT_SERVER_LSN,
+	WAL_STAT_STREAMING,
+	WAL_STAT_STREAMS,
+	WAL_STAT_TRANSACTIONS,
+	WAL_STAT_MESSAGES,
+	WAL_STAT_BYTES,
+	WAL_STAT_FEEDBACKS,
+	WAL_STAT_PROTOCOL_ERRORS,
+	WAL_STAT_CONSUMERS,
+	WAL_STAT_ATTACHES,
+	WAL_STAT_REFUSALS,
+	WAL_STAT_RING_STALLS,
+	WAL_STAT_RING_STALL_MS,
+	WAL_STAT_RING_FREE_BYTES,
+	WAL_STAT_RING_RECORDS,
+	WAL_STAT_RING_PAD_BYTES,
+	WAL_STAT_RING_WAKES,
+	WAL_STAT_COUNT
+};
+
+#endif
