@@ -9,7 +9,8 @@
  * advisory lock, then looks the tokens in doubt up: what was committed is completed, what was not is
  * sent again under its old token, in order. So a row is in the table once, and completed once.
  *
- *   an error of class PG_DATA: the batch is halved until the guilty rows stand alone and are failed;
+ *   an error of class PG_DATA: the batch is halved until the guilty rows stand alone and are failed
+ *   (under savepoints of one transaction, so that a token commits once; the rows keep token and sub);
  *   PG_RETRY: the batch is sent again after a backoff; PG_CONFIG: on_trouble, then as PG_RETRY.
  *
  * Context: event thread. Bounded: rows and bytes waiting have limits; batch_add says -ERR_LIMIT and
