@@ -47,7 +47,6 @@
 #include "brokerd/tracker.h"
 
 #define CHANGES_MAGIC 0x7c0de00a
-#define SPOOL_LIMIT_BYTES (4ULL << 30)
 /* MQTT's largest packet is 268435455 bytes: room for the topic and the properties. */
 #define PAYLOAD_MAX_BYTES (268435455 - 2 * 65536)
 /* Buffers that one huge row has grown are given back. */
@@ -670,8 +669,8 @@ static void open_reader(struct changes *c)
 		.on_stream = on_stream,
 		.send_attach = send_attach,
 		.on_backpressure = on_backpressure};
-	struct ring_reader_options options = {
-		.audience = RING_TO_BROKERD, .spool_limit = SPOOL_LIMIT_BYTES};
+	struct ring_reader_options options = {.audience = RING_TO_BROKERD,
+		.spool_limit = (uint64_t)conf_int(c->d->conf, "walstreamd.spool_limit")};
 
 	c->spool_dir = xasprintf("%s/spool", c->d->state_dir);
 	if (mkdir(c->spool_dir, 0700) != 0 && errno != EEXIST)
