@@ -23,6 +23,7 @@
 #include "common/base/log.h"
 #include "common/base/mem.h"
 #include "common/base/proc.h"
+#include "common/ipc/daemon.h"
 #include "supervisor/listeners.h"
 #include "supervisor/roles.h"
 
@@ -86,6 +87,21 @@ const char *listener_url_parse(const char *url, char *ret_host, char *ret_port)
 	ret_host[end - host] = '\0';
 	snprintf(ret_port, 6, "%s", port);
 	return NULL;
+}
+
+static size_t count_of(const struct listener_set *set, uint32_t role)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < set->n; i++)
+		n += set->items[i].role == role;
+	return n;
+}
+
+/* Room for another socket of this role? A worker takes so many and no more. */
+static bool has_room(const struct listener_set *set, uint32_t role)
+{
+	return set->n < LISTENERS_MAX && count_of(set, role) < DAEMON_LISTENERS_MAX;
 }
 
 static void set_add(struct listener_set *set, uint32_t role, const char *url, int fd)
@@ -175,7 +191,7 @@ static int bind_url(struct listener_set *set, uint32_t role, const char *url, st
 		return -ERR_CONFIG;
 	}
 	err = -EADDRNOTAVAIL;
-	for (ai = list; ai != NULL && set->n < LISTENERS_MAX; ai = ai->ai_next) {
+	for (ai = list; ai != NULL && has_room(set, role); ai = ai->ai_next) {
 		int fd = bind_one(ai);
 
 		if (fd >= 0) {
@@ -190,8 +206,11 @@ static int bind_url(struct listener_set *set, uint32_t role, const char *url, st
 	freeaddrinfo(list);
 	if (ai == NULL && bound > 0)
 		return 0;
-	if (set->n == LISTENERS_MAX)
-		buf_printf(why, "more than %d sockets; use fewer listeners", LISTENERS_MAX);
+	if (!has_room(set, role))
+		buf_printf(why,
+			"more than %d sockets for one worker, or %d for all; use fewer "
+			"listeners",
+			DAEMON_LISTENERS_MAX, LISTENERS_MAX);
 	else
 		buf_printf(why, "cannot bind %s port %s: %s; %s", host, port, err_str(err),
 			bind_remedy(err));
@@ -204,7 +223,7 @@ static int share_old(
 {
 	int found = 0;
 
-	for (size_t i = 0; old != NULL && i < old->n && set->n < LISTENERS_MAX; i++) {
+	for (size_t i = 0; old != NULL && i < old->n && has_room(set, role); i++) {
 		if (strcmp(old->items[i].url, url) != 0)
 			continue;
 		int fd = fcntl(old->items[i].fd, F_DUPFD_CLOEXEC, 3);
@@ -294,15 +313,6 @@ void listeners_free(struct listener_set **set)
 	}
 	mem_free(&mem_listener_set, *set);
 	*set = NULL;
-}
-
-static size_t count_of(const struct listener_set *set, uint32_t role)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < set->n; i++)
-		n += set->items[i].role == role;
-	return n;
 }
 
 bool listeners_same(const struct listener_set *a, const struct listener_set *b, uint32_t role)

@@ -158,6 +158,8 @@ static void on_state(struct worker *w, enum fsm_state from, void *arg)
 	uint32_t bit = 1U << w->info->role;
 
 	(void)from; /* the review looks at all states as they are */
+	if (w->state == FSM_STOPPING && s->phase == SUPERVISOR_STOPPING)
+		sdnotify_extend_timeout_ms(w->times->stop_ms + EXTEND_EXTRA_MS);
 	if (w->state == FSM_UP)
 		s->was_up |= bit;
 	if (w->state == FSM_BACKOFF || w->state == FSM_THROTTLED || w->state == FSM_HELD)

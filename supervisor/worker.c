@@ -361,9 +361,9 @@ static void log_step(struct worker *w, enum fsm_state from, enum fsm_event event
 		return;
 	if (w->state == FSM_UP)
 		log_info("worker.up", "%s: up, pid %ld", name_of(w), (long)w->pid);
-	else if (w->state == FSM_DYING || w->state == FSM_DYING_NEW || w->state == FSM_REFUSED)
-		log_error("worker.kill", "%s: pid %ld: %s", name_of(w), (long)w->pid,
-			w->why != NULL ? w->why : "its channel is closed, waiting for its exit");
+	else if (w->why != NULL &&
+		 (w->state == FSM_DYING || w->state == FSM_DYING_NEW || w->state == FSM_REFUSED))
+		log_error("worker.kill", "%s: pid %ld: %s", name_of(w), (long)w->pid, w->why);
 	else if (w->state == FSM_HELD)
 		log_error("worker.held",
 			"%s: stays down: %s; mend what its log lines say, then pgctl reload",

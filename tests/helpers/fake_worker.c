@@ -7,6 +7,7 @@
  *     exit N         leave with status N before READY
  *     late-exit N    the same 50 ms after READY
  *     slow           never READY
+ *     late-ready     READY after a second
  *     abort          ASSERT before READY
  *     late-abort     ASSERT 50 ms after READY
  *     hang           stop the event loop after READY
@@ -35,6 +36,7 @@
 
 #define FAKE_MAGIC 0x66616b65U
 #define LATE_MS 50
+#define READY_LATE_MS 1000
 
 struct fake {
 	uint32_t magic;
@@ -110,6 +112,8 @@ static void on_late(void *arg)
 {
 	struct fake *f;
 	OBJ_CAST(f, arg, FAKE_MAGIC);
+	if (does("late-ready"))
+		daemon_ready(f->d);
 	if (does("late-exit"))
 		_exit(f->number);
 	if (does("late-abort"))
@@ -157,6 +161,10 @@ static int fake_init(struct daemon *d)
 	for (size_t i = 0; i < d->n_listeners; i++) {
 		ev_io_init(&fake.accept[i], d->loop, "fake.accept", on_accept, &fake);
 		ev_io_set(&fake.accept[i], d->listeners[i].fd, EV_READ);
+	}
+	if (does("late-ready")) {
+		ev_timer_start(&fake.timer, READY_LATE_MS);
+		return 0;
 	}
 	daemon_ready(d);
 	if (does("garbage"))
