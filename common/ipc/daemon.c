@@ -33,6 +33,7 @@
 #include <unistd.h>
 
 #include "common/base/buf.h"
+#include "common/base/conf_text.h"
 #include "common/base/err.h"
 #include "common/base/list.h"
 #include "common/base/log.h"
@@ -109,11 +110,22 @@ static bool is_ours(const struct daemon_info *info, const char *name)
 	return false;
 }
 
+static void on_scan(enum conf_scan_what what, int line, void *arg)
+{
+	(void)line; /* conf_parse says where */
+	if (what == CONF_SCAN_INCLUDE)
+		*(bool *)arg = true;
+}
+
 /* Whatever stands at the top level of the text and is not ours belongs to somebody else. */
 static void foreign_names(const struct daemon_info *info, const char *text, struct names *ret)
 {
 	config_t cfg;
 	ret->v = xcalloc(1, sizeof(*ret->v));
+	bool includes = false;
+	conf_scan(text, on_scan, &includes);
+	if (includes)
+		return; /* libconfig would open the files; conf_parse refuses it anyway */
 	config_init(&cfg);
 	if (config_read_string(&cfg, text) == CONFIG_TRUE) {
 		config_setting_t *root = config_root_setting(&cfg);

@@ -650,6 +650,10 @@ static void test_options(void **state)
 	assert_non_null(strstr(text, ":3: "));
 	assert_int_equal(run("tiny = { number = 9; };", "-t", text, sizeof(text)), EXIT_CONFIG);
 	assert_non_null(strstr(text, "nine is taken"));
+	/* Refused, and never opened: root may be asked to judge a stranger's file. */
+	assert_int_equal(
+		run("@include \"/proc/self/environ\"\n", "-t", text, sizeof(text)), EXIT_CONFIG);
+	assert_non_null(strstr(text, ":1: "));
 	assert_int_equal(run("", "-V", text, sizeof(text)), 0);
 	assert_non_null(strstr(text, HOWDAH_VERSION));
 	assert_int_equal(run("", "-h", text, sizeof(text)), 0);
