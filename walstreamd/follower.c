@@ -452,6 +452,7 @@ static void begin(struct follower *f)
 	const char *const extra[] = {"application_name", f->slot, NULL};
 	ev_defer_cancel(f->loop, &f->stopped);
 	f->no_more_answers = false;
+	f->full = false;
 	f->text[0] = '\0';
 	set_state(f, FOLLOWER_RESOLVING);
 	ev_timer_start(&f->phase_timer, PHASE_TIMEOUT_MS);

@@ -408,7 +408,8 @@ static void on_slot(PGresult *res, void *arg)
 		return;
 	bool exists = PQntuples(res) == 1;
 	if (!exists && !r->first_start) {
-		lost(r, "somebody dropped it");
+		lost(r, "this server does not have it (it was dropped, or a failover went without "
+			"it)");
 		return;
 	}
 	if (exists && field(res, 0) != NULL) {

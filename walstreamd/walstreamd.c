@@ -56,6 +56,7 @@ struct walstreamd {
 	struct ev_timer tick;
 	struct ev_timer retry;
 	struct ev_backoff backoff;
+	struct ev_deferred detached;
 	struct registrar_slot slot; /* as last looked at */
 	bool create_wanted;         /* the registrar waits for a slot */
 	bool draining;
@@ -147,9 +148,10 @@ static void reg_on_ready(uint64_t confirmed_lsn, void *arg)
 {
 	struct walstreamd *w;
 	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
-	w->trouble[0] = '\0';
-	if (!w->draining && follower_get_state(w->follower) == FOLLOWER_IDLE &&
-		publisher_wants_stream(w->publisher))
+	bool wanted = !w->draining && publisher_wants_stream(w->publisher);
+	if (!wanted)
+		w->trouble[0] = '\0'; /* else it stays until the stream really begins */
+	if (wanted && follower_get_state(w->follower) == FOLLOWER_IDLE)
 		follower_start(
 			w->follower, confirmed_lsn, registrar_sender_timeout_ms(w->registrar));
 	update_status(w);
@@ -205,7 +207,7 @@ static void pub_on_attached(void *arg)
 	}
 }
 
-static void pub_on_detached(void *arg)
+static void on_detached_deferred(void *arg)
 {
 	struct walstreamd *w;
 	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
@@ -213,6 +215,14 @@ static void pub_on_detached(void *arg)
 		follower_get_state(w->follower) == FOLLOWER_STREAMING)
 		follower_stop(w->follower);
 	update_status(w);
+}
+
+/* May come from within on_data, which still uses the stream's bytes. */
+static void pub_on_detached(void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	ev_defer(w->d->loop, &w->detached, on_detached_deferred, w);
 }
 
 static void pub_on_room(void *arg)
@@ -475,6 +485,7 @@ static void walstreamd_fini(struct daemon *d)
 	OBJ_CAST(w, d->self, WALSTREAMD_MAGIC);
 	ev_timer_stop(&w->tick);
 	ev_timer_stop(&w->retry);
+	ev_defer_cancel(d->loop, &w->detached);
 	while (!list_empty(&w->lag_requests)) {
 		struct lag_request *q = list_first(&w->lag_requests, struct lag_request, link);
 		struct ctl_client *c = q->client;
@@ -537,9 +548,9 @@ static void walstreamd_on_peer(struct daemon *d, uint32_t role, bool up, uint32_
 {
 	struct walstreamd *w;
 	OBJ_CAST(w, d->self, WALSTREAMD_MAGIC);
-	(void)generation; /* a worker that comes up attaches anew; what came before is over */
-	(void)up;
-	publisher_detach(w->publisher, role);
+	(void)generation; /* a worker that comes up attaches by itself, maybe before this is said */
+	if (!up)
+		publisher_detach(w->publisher, role);
 }
 
 static int walstreamd_on_relay(

@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * The follower against servers that misbehave: one that hangs, one that shuts down while
+ * acknowledgements are missing, one that refuses. Starts its own server by
+ * tests/helpers/with-postgres; the last test stops it.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <libpq-fe.h>
+
+#include <cmocka.h>
+
+#include "common/base/ev.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "walstreamd/follower.h"
+
+#define SLOT "howdah_follower"
+#define SILENCE_MS 1500
+
+static struct ev_loop *loop;
+static PGconn *sql_conn;
+
+static struct {
+	bool streaming, stopped, created, keep;
+	enum pg_class class;
+	char text[600];
+	size_t n_data;
+	uint64_t flush_lsn, keepalive_lsn;
+} seen;
+
+static char *sql(const char *text)
+{
+	PGresult *res = PQexec(sql_conn, text);
+	ExecStatusType status = PQresultStatus(res);
+	if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
+		fail_msg("%s: %s", text, PQresultErrorMessage(res));
+	char *value = strdup(PQntuples(res) > 0 ? PQgetvalue(res, 0, 0) : "");
+	PQclear(res);
+	return value;
+}
+
+static void run(const char *text)
+{
+	free(sql(text));
+}
+
+static void on_slot_created(uint64_t lsn, uint32_t timeline, const char *snapshot, void *arg)
+{
+	(void)arg;
+	assert_true(lsn > 0 && timeline == 1);
+	assert_non_null(snapshot);
+	seen.created = true;
+}
+
+static void on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
+{
+	(void)arg;
+	assert_true(from_lsn > 0 && timeline == 1);
+	seen.streaming = true;
+}
+
+static int on_data(const struct pgws_event *ev, void *arg)
+{
+	(void)arg;
+	assert_non_null(ev->data);
+	seen.n_data++;
+	return seen.keep ? -EAGAIN : 0;
+}
+
+static void on_keepalive(uint64_t wal_end, void *arg)
+{
+	(void)arg;
+	seen.keepalive_lsn = wal_end;
+}
+
+static void on_batch(void *arg)
+{
+	(void)arg;
+}
+
+static uint64_t get_flush_lsn(void *arg)
+{
+	(void)arg;
+	return seen.flush_lsn;
+}
+
+static void on_stopped(enum pg_class class, const char *text, void *arg)
+{
+	(void)arg;
+	seen.stopped = true;
+	seen.class = class;
+	snprintf(seen.text, sizeof(seen.text), "%s", text);
+}
+
+static void on_wake(void *arg)
+{
+	(void)arg;
+}
+
+static bool wait_flag(const bool *flag, uint32_t ms)
+{
+	struct ev_timer wake;
+	ev_timer_init(&wake, loop, "test", on_wake, NULL);
+	uint64_t deadline = ev_now_ms() + ms;
+	while (!*flag && ev_now_ms() < deadline) {
+		ev_timer_start(&wake, 20);
+		ev_loop_once(loop, true);
+	}
+	ev_timer_stop(&wake);
+	return *flag;
+}
+
+static struct follower *make(const char *publications)
+{
+	static const struct follower_ops ops = {
+		.on_slot_created = on_slot_created,
+		.on_stream = on_stream,
+		.on_data = on_data,
+		.on_keepalive = on_keepalive,
+		.on_batch = on_batch,
+		.get_flush_lsn = get_flush_lsn,
+		.on_stopped = on_stopped,
+	};
+	const struct follower_options options = {.conninfo = "",
+		.slot = SLOT,
+		.publications = publications,
+		.silence_ms = SILENCE_MS};
+	memset(&seen, 0, sizeof(seen));
+	return follower_new(loop, &options, &ops, NULL);
+}
+
+static uint64_t confirmed(void)
+{
+	char *text = sql("SELECT confirmed_flush_lsn FROM pg_replication_slots");
+	uint64_t lsn = 0;
+	assert_int_equal(pgws_lsn_parse(text, &lsn), 0);
+	free(text);
+	return lsn;
+}
+
+static struct follower *streaming(void)
+{
+	struct follower *f = make("p");
+	follower_start(f, confirmed(), 60000);
+	if (!wait_flag(&seen.streaming, 10000))
+		fail_msg("not streaming: %s", seen.text);
+	return f;
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	run("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE PUBLICATION p FOR TABLE t");
+	run("SELECT pg_create_logical_replication_slot('" SLOT "', 'pgoutput')");
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 300; i++) {
+		char *n = sql("SELECT count(*) FROM pg_replication_slots WHERE active");
+		bool none = strcmp(n, "0") == 0;
+		free(n);
+		if (none)
+			break;
+		usleep(20000);
+	}
+	run("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+	run("DROP PUBLICATION p; DROP TABLE t");
+	return 0;
+}
+
+static void test_create(void **state)
+{
+	(void)state;
+	run("SELECT pg_drop_replication_slot('" SLOT "')");
+	struct follower *f = make("p");
+	follower_create_slot(f);
+	assert_true(wait_flag(&seen.created, 10000));
+	assert_int_equal(follower_get_state(f), FOLLOWER_SNAPSHOT);
+	follower_stop(f);
+	assert_true(wait_flag(&seen.stopped, 1000));
+	assert_int_equal(seen.class, PG_OK);
+	assert_string_equal(seen.text, "");
+	seen.stopped = false;
+	follower_create_slot(f); /* it is there already */
+	assert_true(wait_flag(&seen.stopped, 10000));
+	assert_non_null(strstr(seen.text, SLOT));
+	follower_free(&f);
+}
+
+static void test_stop(void **state)
+{
+	(void)state;
+	struct follower *f = streaming();
+	run("INSERT INTO t VALUES (1, 'x')");
+	while (seen.n_data < 4)
+		ev_loop_once(loop, true);
+	seen.flush_lsn = follower_server_lsn(f);
+	follower_stop(f);
+	assert_true(wait_flag(&seen.stopped, 2000));
+	assert_int_equal(seen.class, PG_OK);
+	assert_string_equal(seen.text, "");
+	assert_true(confirmed() == seen.flush_lsn);
+	/* Feedback lower than what was told before is never sent: the slot stays. */
+	seen.flush_lsn = 1;
+	seen.streaming = seen.stopped = false;
+	follower_start(f, confirmed(), 60000);
+	assert_true(wait_flag(&seen.streaming, 10000));
+	follower_stop(f);
+	assert_true(wait_flag(&seen.stopped, 2000));
+	assert_true(confirmed() > 1);
+	follower_free(&f);
+}
+
+/* The walsender is stopped in its tracks: the connection stays, nobody speaks. */
+static void test_silence(void **state)
+{
+	(void)state;
+	struct follower *f = streaming();
+	bool never = false;
+	/* An idle server is no silent one. */
+	assert_false(wait_flag(&never, SILENCE_MS * 2));
+	assert_false(seen.stopped);
+	char *pid = sql("SELECT pid FROM pg_stat_replication");
+	assert_int_equal(kill(atoi(pid), SIGSTOP), 0);
+	bool stopped = wait_flag(&seen.stopped, SILENCE_MS * 3);
+	kill(atoi(pid), SIGCONT);
+	free(pid);
+	assert_true(stopped);
+	assert_int_equal(seen.class, PG_RETRY);
+	assert_non_null(strstr(seen.text, "silent"));
+	follower_free(&f);
+}
+
+/* While nothing is read, feedback goes on: the server does not give us up. */
+static void test_feedback_while_full(void **state)
+{
+	(void)state;
+	run("ALTER SYSTEM SET wal_sender_timeout = '1s'");
+	run("SELECT pg_reload_conf()");
+	struct follower *f = make("p");
+	seen.keep = true;
+	follower_start(f, confirmed(), 1000);
+	assert_true(wait_flag(&seen.streaming, 10000));
+	run("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 5000) i");
+	bool never = false;
+	assert_false(wait_flag(&never, 4000));
+	assert_false(seen.stopped);
+	assert_int_equal(seen.n_data, 1);
+	seen.keep = false;
+	follower_resume(f);
+	while (seen.n_data < 5003 && !seen.stopped)
+		ev_loop_once(loop, true);
+	assert_false(seen.stopped);
+	follower_free(&f);
+	run("ALTER SYSTEM RESET wal_sender_timeout");
+	run("SELECT pg_reload_conf()");
+}
+
+static void test_no_publication(void **state)
+{
+	(void)state;
+	struct follower *f = make("p,gone");
+	follower_start(f, confirmed(), 60000);
+	assert_true(wait_flag(&seen.streaming, 10000));
+	run("INSERT INTO t VALUES (1, 'x')");
+	if (PQserverVersion(sql_conn) < 180000) {
+		assert_true(wait_flag(&seen.stopped, 10000));
+		assert_int_equal(seen.class, PG_RESYNC);
+		assert_non_null(strstr(seen.text, "pgctl node remove"));
+	}
+	follower_free(&f);
+}
+
+/* Not acknowledged, and the server wants to stop: it can, soon. */
+static void test_shutdown(void **state)
+{
+	(void)state;
+	struct follower *f = streaming();
+	run("INSERT INTO t VALUES (1, 'x')");
+	while (seen.n_data < 4)
+		ev_loop_once(loop, true);
+	PQfinish(sql_conn);
+	sql_conn = NULL;
+	uint64_t began = ev_now_ms();
+	uint64_t feedbacks = follower_feedbacks(f);
+	assert_int_equal(kill(atoi(getenv("HOWDAH_TEST_PGPID")), SIGINT), 0);
+	assert_true(wait_flag(&seen.stopped, 15000));
+	assert_true(ev_now_ms() - began < 7000);
+	assert_int_equal(seen.class, PG_RETRY);
+	assert_non_null(strstr(seen.text, "shutting down"));
+	/* No running in circles meanwhile. */
+	assert_true(follower_feedbacks(f) - feedbacks < 100);
+	follower_free(&f);
+}
+
+int main(int argc, char **argv)
+{
+	(void)argc;
+	if (getenv("HOWDAH_TEST_PGDATA") == NULL) {
+		char helper[4096];
+		const char *src = getenv("HOWDAH_SRCDIR");
+		snprintf(helper, sizeof(helper), "%s/tests/helpers/with-postgres",
+			src != NULL ? src : ".");
+		execl(helper, "with-postgres", argv[0], (char *)NULL);
+		perror(helper);
+		return 1;
+	}
+	log_init("test_follower", LOG_LEVEL_ERROR);
+	loop = ev_loop_new();
+	sql_conn = PQconnectdb("options='-c client_min_messages=error'");
+	if (PQstatus(sql_conn) != CONNECTION_OK) {
+		fprintf(stderr, "%s\n", PQerrorMessage(sql_conn));
+		return 1;
+	}
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(test_create),
+		TEST(test_stop),
+		TEST(test_silence),
+		TEST(test_feedback_while_full),
+		TEST(test_no_publication),
+		cmocka_unit_test_setup(test_shutdown, setup),
+	};
+	int failed = cmocka_run_group_tests(tests, NULL, NULL);
+	PQfinish(sql_conn);
+	ev_loop_free(&loop);
+	return failed;
+}
