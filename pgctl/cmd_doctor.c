@@ -46,7 +46,7 @@ static const struct check checks[] = {
 		"' END"
 		" FROM (SELECT current_setting('wal_level') AS s, $1::text) x"},
 	{"fsync", false, NULL,
-		"SELECT CASE s WHEN 'on' THEN 'ok' ELSE 'error' END, 'fsync = ' || s,"
+		"SELECT CASE s WHEN 'on' THEN 'ok' ELSE 'warning' END, 'fsync = ' || s,"
 		" CASE WHEN s <> 'on' THEN 'ALTER SYSTEM SET fsync = on" RELOAD "' END"
 		" FROM (SELECT current_setting('fsync') AS s, $1::text) x"},
 	{"replication_slots", false, NULL,
