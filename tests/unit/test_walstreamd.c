@@ -502,6 +502,11 @@ static int teardown(void **state)
 	return 0;
 }
 
+static bool waits_for_reader(void)
+{
+	return strncmp(sup.status, "waiting for a reader", 20) == 0;
+}
+
 static bool one_commit(void)
 {
 	return con.n_commits >= 1;
@@ -788,6 +793,124 @@ static void test_no_slot_left(void **state)
 	stop();
 }
 
+/* A reader that is away gates the LSN: nothing it has not acknowledged is passed. */
+static void test_reader_away(void **state)
+{
+	(void)state;
+	start_streaming();
+	con.auto_ack = false;
+	forget();
+	run("INSERT INTO t VALUES (1, 'a')");
+	WAIT(one_commit);
+	uint64_t end = con.last_end_lsn;
+	new_reader();
+	send_peer(false, 0);
+	WAIT(waits_for_reader);
+	run("INSERT INTO t VALUES (2, 'b')");
+	(void)wait_for(never, 500);
+	assert_true(confirmed() < end);
+	forget();
+	con.auto_ack = true;
+	reader_up();
+	WAIT(two_commits);
+	assert_string_equal(con.log, " S B R:t I:1 C B I:2 C");
+	WAIT(confirmed_past_end);
+	stop();
+}
+
+/* Other workers' logs are not brokerd's business; the frame of a transaction is everybody's. */
+static void test_audience(void **state)
+{
+	(void)state;
+	run("CREATE SCHEMA howdah_watch; CREATE TABLE howdah_watch.log (id int PRIMARY KEY);"
+	    "ALTER PUBLICATION howdah ADD TABLE howdah_watch.log");
+	start_streaming();
+	forget();
+	run("BEGIN; INSERT INTO howdah_watch.log VALUES (1); COMMIT");
+	run("INSERT INTO t VALUES (1, 'a')");
+	WAIT(two_commits);
+	assert_string_equal(con.log, " B C B R:t I:1 C");
+	stop();
+	run("DROP SCHEMA howdah_watch CASCADE");
+}
+
+/* Whenever a first start is cut off, the next one makes it whole: one slot, and what the parts
+ * stored belongs to it. */
+static void test_killed_in_first_start(void **state)
+{
+	(void)state;
+	run("INSERT INTO t VALUES (0, 'x')");
+	for (unsigned ms = 0; ms < 150; ms += 7) {
+		spawn("instance-1");
+		(void)wait_for(is_closed, ms);
+		kill_it();
+	}
+	start_streaming();
+	assert_true(sql_is("SELECT count(*) FROM howdah_mqtt.begun b, howdah.node n WHERE b.lsn = "
+			   "n.slot_lsn AND b.rows = 1",
+		"1"));
+	assert_true(sql_is("SELECT count(*) FROM howdah_mqtt.begun", "1"));
+	assert_true(sql_is("SELECT n.slot_lsn <= s.confirmed_flush_lsn FROM howdah.node n, "
+			   "pg_replication_slots s",
+		"t"));
+	forget();
+	run("INSERT INTO t VALUES (1, 'a')");
+	WAIT(one_commit);
+	stop();
+}
+
+static char answer[8192];
+static int client = -1;
+
+static bool has_answer(void)
+{
+	size_t len = strlen(answer);
+	ssize_t n = recv(client, answer + len, sizeof(answer) - 1 - len, MSG_DONTWAIT);
+	if (n > 0)
+		answer[len + (size_t)n] = '\0';
+	return strstr(answer, "\"ok\"") != NULL || strstr(answer, "\"error\"") != NULL;
+}
+
+static void command(const char *name)
+{
+	int pair[2];
+	char line[100];
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	snprintf(
+		line, sizeof(line), "{\"cmd\": \"%s\", \"args\": {}, \"id\": 1, \"v\": 1}\n", name);
+	const struct worker_control m = {.line = line, .uid = getuid()};
+	struct buf body;
+	buf_init(&body, 0);
+	worker_put_control(&body, &m);
+	assert_int_equal(imsg_send(sup.channel, WORKER_MSG_CONTROL, 0, &body, &pair[1], 1), 0);
+	buf_free(&body);
+	close(pair[1]);
+	answer[0] = '\0';
+	client = pair[0];
+	WAIT(has_answer);
+	close(client);
+}
+
+static void test_commands(void **state)
+{
+	(void)state;
+	start_streaming();
+	run("INSERT INTO t VALUES (1, 'a')");
+	WAIT(one_commit);
+	WAIT(confirmed_past_end);
+	command("wal.lag");
+	static const char *const points[] = {"server", "sent", "received", "published", "brokerd",
+		"acknowledged", "slot", "retained from"};
+	for (size_t i = 0; i < sizeof(points) / sizeof(points[0]); i++)
+		assert_non_null(strstr(answer, points[i]));
+	assert_null(strstr(answer, "\"0/0\""));
+	command("ring.status");
+	assert_non_null(strstr(answer, "\"size_bytes\":1048576"));
+	assert_non_null(strstr(answer, "\"name\":\"brokerd\""));
+	assert_non_null(strstr(answer, "\"attached\":true"));
+	stop();
+}
+
 int main(int argc, char **argv)
 {
 	(void)argc;
@@ -827,6 +950,10 @@ int main(int argc, char **argv)
 		TEST(test_second_instance),
 		TEST(test_no_schema_yet),
 		TEST(test_no_slot_left),
+		TEST(test_reader_away),
+		TEST(test_audience),
+		TEST(test_killed_in_first_start),
+		TEST(test_commands),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 	PQfinish(sql_conn);
