@@ -285,8 +285,9 @@ static void forget_mapping(struct changes *c)
 		uint32_t relid = column_number(rel, row, "relid");
 
 		mapping_set_remove(c->set, relid, name);
-		log_info("changes.mapping_end", "table with OID %u: mapping %s ends at %s", relid,
-			name, c->change.lsn);
+		if (c->change.new_row == NULL)
+			log_info("changes.mapping_end", "table with OID %u: mapping %s ends at %s",
+				relid, name, c->change.lsn);
 	}
 	free(name);
 }

@@ -23,3 +23,9 @@ tests_unit_test_topic_SOURCES = tests/unit/test_topic.c
 tests_unit_test_topic_LDADD = brokerd/libbrokerd.a $(BASE_LIBS) $(UNIT_LIBS)
 tests_unit_test_session_SOURCES = tests/unit/test_session.c
 tests_unit_test_session_LDADD = brokerd/libbrokerd.a $(PG_LIBS) $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/test_changes
+TESTS += tests/unit/test_changes
+tests_unit_test_changes_SOURCES = tests/unit/test_changes.c
+tests_unit_test_changes_LDADD = brokerd/libbrokerd.a libpgwalstream/libpgwalstream.a $(RING_LIBS) $(PG_LIBS) \
+	$(UNIT_LIBS)
