@@ -28,6 +28,7 @@ if WITH_TESTS
 include tests/unit/base.mk
 include tests/unit/ipc.mk
 include tests/unit/pg.mk
+include tests/unit/pgctl.mk
 include tests/unit/ring.mk
 include tests/unit/walstream.mk
 include tests/unit/broker.mk

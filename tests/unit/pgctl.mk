@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: PostgreSQL
+# Unit tests: pgctl
+check_PROGRAMS += tests/unit/test_pgctl
+TESTS += tests/unit/test_pgctl
+tests_unit_test_pgctl_SOURCES = tests/unit/test_pgctl.c
+tests_unit_test_pgctl_LDADD = pgctl/libpgctl.a $(PG_LIBS) $(UNIT_LIBS)
