@@ -205,7 +205,7 @@ static void test_output(void **state)
 			"    -  c\n"},
 		{true, "n",
 			"{\"name\":\"a\",\"n\":5,\"up\":true,\"why\":null}\n"
-			"{\"name\":\"größer\",\"n\":12345,\"up\":false,\"why\":\"x\\n\\u001b[31m\"}"
+			"{\"name\":\"größer\",\"n\":12345,\"up\":false,\"why\":\"x\\n\\u001B[31m\"}"
 			"\n"
 			"{\"name\":\"c\",\"n\":null,\"up\":true,\"why\":\"\",\"more\":[1,{\"k\":2}]"
 			"}\n"},
