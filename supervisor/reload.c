@@ -96,6 +96,8 @@ static void reload_end(struct supervisor *s)
 	settings_free(&r->next);
 	listeners_free(&r->next_listeners);
 	buf_free(&r->findings);
+	for (uint32_t role = 0; role < ROLE_COUNT; role++)
+		death_set(&r->pending[role], NULL);
 	if (r->told && s->phase == SUPERVISOR_RUNNING)
 		sdnotify_ready();
 	s->status[0] = '\0'; /* systemd hears the summary again */
@@ -127,26 +129,72 @@ static void reload_refuse(struct supervisor *s)
 
 /* ---- taking effect ---- */
 
-static const char *move_worker(struct supervisor *s, struct worker *w, bool same_listeners)
+/* Adds the KEYs among the words "KIND:KEY" of text to keys. */
+static void take_keys(const char *text, const char *kind, struct buf *keys)
 {
-	if (!supervisor_wants(s, w->info->role))
-		return fsm_has_process(w->state) ? "stopped" : NULL;
-	if (!same_listeners && fsm_has_process(w->state)) {
-		worker_event(w, FSM_EV_RESTART);
-		return "restarted: its listeners changed";
+	size_t kind_len = strlen(kind);
+
+	for (const char *p = text; p != NULL && *p != '\0'; p += strspn(p, " ")) {
+		size_t len = strcspn(p, " ");
+
+		if (len > kind_len && strncmp(p, kind, kind_len) == 0)
+			buf_printf(keys, "%s%.*s", keys->len_bytes > 0 ? ", " : "",
+				(int)(len - kind_len), p + kind_len);
+		p += len;
 	}
-	if (w->state == FSM_UP && w->has == s->settings->serial)
-		return "taken";
-	worker_offer(w, s->settings, s->host.log_level);
-	return w->state == FSM_DOWN ? NULL : "started with it";
 }
 
+/* One worker and the configuration that is now in force. */
+static void move_worker(struct supervisor *s, struct worker *w, bool same_listeners)
+{
+	const char *name = w->info->name;
+	struct buf why;
+
+	if (!supervisor_wants(s, w->info->role)) {
+		if (fsm_has_process(w->state))
+			answer_row(s, name, "ok", "stopped");
+		return;
+	}
+	buf_init(&why, 0);
+	if (!same_listeners)
+		buf_printf(&why, "%s.listeners", name);
+	else
+		take_keys(s->reload.pending[w->info->role], "worker:", &why);
+	if (why.len_bytes > 0 && fsm_has_process(w->state)) {
+		worker_event(w, FSM_EV_RESTART);
+		buf_put_text(&why, " changed: restarted");
+		answer_row(s, name, "ok", buf_cstr(&why));
+	} else if (w->state == FSM_UP && w->has == s->settings->serial) {
+		answer_row(s, name, "ok", "taken");
+	} else {
+		bool down = w->state == FSM_DOWN;
+
+		worker_offer(w, s->settings, s->host.log_level);
+		if (!down)
+			answer_row(s, name, "ok", "started with it");
+	}
+	buf_free(&why);
+}
+
+/* What only a new start of the whole suite would change. */
 static void report_restart_keys(struct supervisor *s, const struct settings *old)
 {
 	struct buf keys;
 
 	buf_init(&keys, 0);
 	settings_restart_keys(old, s->settings, &keys);
+	for (uint32_t role = 0; role < ROLE_COUNT; role++) {
+		struct buf more;
+		char *save = NULL;
+
+		buf_init(&more, 0);
+		take_keys(s->reload.pending[role], "suite:", &more);
+		for (char *key = strtok_r((char *)(uintptr_t)buf_cstr(&more), ", ", &save);
+			key != NULL; key = strtok_r(NULL, ", ", &save))
+			if (strstr(buf_cstr(&keys), key) == NULL) /* several workers read it */
+				buf_printf(&keys, "%s%s", keys.len_bytes > 0 ? ", " : "", key);
+		buf_free(&more);
+	}
 	if (keys.len_bytes > 0) {
 		buf_put_text(&keys, ": takes effect when howdahd is started again");
 		log_warning("suite.reload", "%s", buf_cstr(&keys));
@@ -180,13 +228,9 @@ static void reload_commit(struct supervisor *s)
 	struct reload *r = &s->reload;
 
 	swap_settings(s);
-	for (uint32_t role = 0; role < ROLE_COUNT; role++) {
-		const char *what = move_worker(
+	for (uint32_t role = 0; role < ROLE_COUNT; role++)
+		move_worker(
 			s, s->workers[role], listeners_same(r->next_listeners, s->listeners, role));
-
-		if (what != NULL)
-			answer_row(s, role_str(role), "ok", what);
-	}
 	report_restart_keys(s, r->next);
 	log_info("suite.reload", "reloaded");
 	if (r->client != NULL)
@@ -266,6 +310,8 @@ void reload_on_verdict(struct supervisor *s, struct worker *w, bool ok, const ch
 	r->waiting &= ~bit;
 	if (!ok)
 		buf_printf(&r->findings, "%s: %s\n", w->info->name, text);
+	else
+		death_set(&r->pending[w->info->role], xstrdup(text));
 	supervisor_review(s);
 }
 

@@ -42,8 +42,9 @@ struct reload {
 	bool told;  /* systemd knows */
 	struct settings *next;
 	struct listener_set *next_listeners;
-	uint32_t asked, waiting; /* masks of roles */
-	struct buf findings;     /* one per line */
+	uint32_t asked, waiting;   /* masks of roles */
+	struct buf findings;       /* one per line */
+	char *pending[ROLE_COUNT]; /* what a worker said needs a restart; owned, may be NULL */
 	struct ev_timer timer;
 	struct ctl_client *client; /* who asked; NULL: a signal, or it left */
 };

@@ -882,23 +882,29 @@ void conf_free(struct conf **conf_ptr)
 	mem_free(&type_conf, conf);
 }
 
-/* The schema has it: that is the caller's promise. */
-static const struct value *get_value(const struct conf *conf, const char *path)
+/* NULL: there is none. */
+static const struct value *find_value(const struct conf *conf, const char *path)
 {
 	OBJ_CHECK(conf, CONF_MAGIC);
 	size_t low = 0, high = conf->n_values;
-	const struct value *found = NULL;
-	while (low < high && found == NULL) {
+	while (low < high) {
 		size_t mid = low + (high - low) / 2;
 		const struct value *v = &conf->values[conf->by_path[mid]];
 		int order = strcmp(v->path, path);
 		if (order == 0)
-			found = v;
-		else if (order < 0)
+			return v;
+		if (order < 0)
 			low = mid + 1;
 		else
 			high = mid;
 	}
+	return NULL;
+}
+
+/* The schema has it: that is the caller's promise. */
+static const struct value *get_value(const struct conf *conf, const char *path)
+{
+	const struct value *found = find_value(conf, path);
 	ASSERT(found != NULL);
 	return found;
 }
@@ -945,5 +951,34 @@ void conf_each(const struct conf *conf,
 		fn(v->path, hide && *v->text != '\0' ? "***" : v->text,
 			hide && *def != '\0' ? "***" : def, v->line, v->row->reload,
 			v->row->help == NULL ? "" : v->row->help, arg);
+	}
+}
+
+/* Elements stand behind their list: is this one below it? */
+static bool is_below(const struct value *list, const struct value *v)
+{
+	size_t len = strlen(list->path);
+	return strncmp(v->path, list->path, len) == 0 && v->path[len] == '.';
+}
+
+void conf_changes(const struct conf *old, const struct conf *next,
+	void (*fn)(const char *path, enum conf_reload reload, void *arg), void *arg)
+{
+	const struct value *list = NULL;
+	bool told = false; /* list's difference */
+	OBJ_CHECK(next, CONF_MAGIC);
+	for (size_t i = 0; i < next->n_values; i++) {
+		const struct value *v = &next->values[i];
+		bool inside = list != NULL && is_below(list, v);
+		const struct value *was = find_value(old, v->path);
+		if (!inside) {
+			list = v->row->type == CONF_GROUPS ? v : NULL;
+			told = false;
+		}
+		if ((was != NULL && strcmp(was->text, v->text) == 0) || told)
+			continue;
+		const struct value *top = inside ? list : v;
+		told = list != NULL;
+		fn(top->path, top->row->reload, arg);
 	}
 }

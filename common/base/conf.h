@@ -81,6 +81,11 @@ void conf_each(const struct conf *conf,
 		enum conf_reload reload, const char *help, void *arg),
 	void *arg);
 
+/* Calls fn for each path whose value differs between two snapshots of the same schemas, with its
+ * reload class; what differs inside a list is its list's difference, told once. */
+void conf_changes(const struct conf *old, const struct conf *next,
+	void (*fn)(const char *path, enum conf_reload reload, void *arg), void *arg);
+
 /* "64MB" -> bytes, "30s" -> milliseconds; -EINVAL or -ERANGE. */
 int conf_parse_size(const char *text, int64_t *ret_bytes) __attribute__((warn_unused_result));
 int conf_parse_duration(const char *text, int64_t *ret_ms) __attribute__((warn_unused_result));

@@ -390,8 +390,16 @@ static void answer_reload(struct daemon_run *run, uint32_t id, bool ok, const ch
 	buf_free(&body);
 }
 
-/* The snapshot takes effect, or the present one stays and *why says why. */
-static int take_snapshot(struct daemon_run *run, struct conf *next, const char **why)
+static void add_change(const char *path, enum conf_reload reload, void *arg)
+{
+	if (reload != CONF_LIVE)
+		buf_printf(arg, "%s:%s ", reload == CONF_WORKER ? "worker" : "suite", path);
+}
+
+/* The snapshot takes effect, or the present one stays and *why says why. Keys that wait for a
+ * restart are added to pending. */
+static int take_snapshot(
+	struct daemon_run *run, struct conf *next, const char **why, struct buf *pending)
 {
 	struct daemon *d = &run->d;
 	*why = "this worker takes changes by a restart only; use pgctl worker restart";
@@ -400,6 +408,7 @@ static int take_snapshot(struct daemon_run *run, struct conf *next, const char *
 		return -ERR_CONFIG;
 	}
 	struct conf *old = d->conf;
+	conf_changes(old, next, add_change, pending);
 	d->conf = next;
 	conf_free(&old);
 	return 0;
@@ -425,11 +434,11 @@ static int on_reload(struct daemon_run *run, struct imsg *msg)
 		err = judge_config(run->d.info, fd, CONFIG_NAME, &next, &findings);
 		why = buf_cstr(&findings);
 		if (err == 0)
-			err = take_snapshot(run, next, &why);
+			err = take_snapshot(run, next, &why, &findings);
 	}
 	if (err == 0)
 		set_level(level);
-	answer_reload(run, msg->id, err == 0, err == 0 ? "" : why);
+	answer_reload(run, msg->id, err == 0, err == 0 ? buf_cstr(&findings) : why);
 	buf_free(&findings);
 	free(level);
 	(void)close(fd); /* was only read */

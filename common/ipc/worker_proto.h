@@ -58,7 +58,9 @@ enum worker_msg {
 	WORKER_MSG_HELLO = 1, /* be32 protocol version, string build id, be32 role */
 	WORKER_MSG_READY,     /* - */
 	WORKER_MSG_PONG,      /* - ; id of the PING */
-	WORKER_MSG_RELOADED,  /* u8 ok, string text; id of the RELOAD */
+	/* u8 ok, string text; id of the RELOAD. Not ok: why. Ok: "" or the keys that need more than
+	 * this to take effect, as words "worker:KEY" (its restart) and "suite:KEY". */
+	WORKER_MSG_RELOADED,
 	WORKER_MSG_STATUS,    /* string, one line */
 	/* both */
 	WORKER_MSG_RELAY, /* be32 role (to, then from), be32 kind, rest: see the kind; fds */

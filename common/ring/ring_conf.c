@@ -26,7 +26,7 @@ const struct conf_row ring_conf_rows[] = {
 		.path = "walstreamd.enabled",
 		.type = CONF_BOOL,
 		.def = "true",
-		.reload = CONF_RESTART,
+		.reload = CONF_LIVE,
 		.help = "follow the WAL; without it no table change becomes a message",
 	},
 	{

@@ -464,6 +464,23 @@ def test_reload_verdicts(make):
     wait_until("text", lambda: s.status("brokerd")["text"] == "fake, reloaded hup")
 
 
+def test_reload_of_keys_that_need_a_restart(make):
+    s = make()
+    wal, broker = s.wait_up()
+    s.write_conf(brokerd='slow_key = "x"; slowest_key = "y";')
+    rows, error = s.ask("reload")
+    assert error is None
+    texts = {(r["worker"], r["verdict"]): r["text"] for r in rows}
+    assert texts[("brokerd", "ok")] == "brokerd.slow_key changed: restarted"
+    assert texts[("howdahd", "restart")].startswith("brokerd.slowest_key: takes effect when")
+    assert texts[("walstreamd", "ok")] == "taken"
+    wait_until("restarted", lambda: s.status("brokerd")["pid"] not in (None, broker["pid"]))
+    s.wait_state("brokerd", "UP")
+    assert s.status("walstreamd")["pid"] == wal["pid"]
+    rows, _ = s.ask("reload")
+    assert {(r["worker"], r["text"]) for r in rows} == {("walstreamd", "taken"), ("brokerd", "taken")}
+
+
 def test_reload_of_a_worker_that_dies_meanwhile(make):
     s = make()
     pid = s.wait_up()[1]["pid"]
@@ -510,7 +527,7 @@ def test_reload_changes_listeners(make):
     other = free_port()
     s.write_conf(ports=[s.port, other])
     rows, error = s.ask("reload")
-    assert error is None and "listeners changed" in [r for r in rows if r["worker"] == "brokerd"][0]["text"]
+    assert error is None and "brokerd.listeners changed" in [r for r in rows if r["worker"] == "brokerd"][0]["text"]
     assert s.greet() != pid
     with socket.create_connection(("127.0.0.1", other)) as c:
         assert int(c.makefile().readline()) == s.wait_state("brokerd", "UP")["pid"]

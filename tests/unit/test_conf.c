@@ -476,6 +476,49 @@ static void test_distance(void **state)
 	assert_int_equal(conf_distance("a", "abcd", 2), 3);
 }
 
+static void add_path(const char *path, enum conf_reload reload, void *arg)
+{
+	buf_printf(arg, "%s/%d ", path, (int)reload);
+}
+
+static void check_changes(const char *old_text, const char *next_text, const char *expected)
+{
+	struct conf *old = NULL, *next = NULL;
+	struct buf got;
+	buf_init(&got, 0);
+	assert_int_equal(conf_parse(old_text, "old", schemas, foreign, &old, NULL), 0);
+	assert_int_equal(conf_parse(next_text, "next", schemas, foreign, &next, NULL), 0);
+	conf_changes(old, next, add_path, &got);
+	assert_string_equal(buf_cstr(&got), expected);
+	buf_free(&got);
+	conf_free(&old);
+	conf_free(&next);
+}
+
+static void test_changes(void **state)
+{
+	(void)state;
+	check_changes("", "brokerd = { max_packet = \"1MB\"; };", "");
+	check_changes("brokerd = { password = \"a\"; };", "brokerd = { password = \"b\"; };",
+		"brokerd.password/0 ");
+	check_changes("node = \"a\"; brokerd = { receive_maximum = 5; };", "node = \"b\";",
+		"node/2 brokerd.receive_maximum/1 ");
+	/* A list is told once, whatever differs in it: a value, two, the number of elements. */
+	check_changes("", "brokerd = { listeners = ( { url = \"x\"; backlog = 3; } ); };",
+		"brokerd.listeners/0 ");
+	check_changes("",
+		"brokerd = { listeners = ( { url = \"mqtt://127.0.0.1:1883\"; }, "
+		"{ url = \"x\"; peers = ( { name = \"p\"; } ); } ); };",
+		"brokerd.listeners/0 ");
+	check_changes("brokerd = { listeners = ( { url = \"mqtt://127.0.0.1:1883\"; }, { url = "
+		      "\"x\"; } ); };",
+		"", "brokerd.listeners/0 ");
+	check_changes(
+		"brokerd = { listeners = ( { url = \"x\"; peers = ( { name = \"p\"; } ); } ); };",
+		"brokerd = { listeners = ( { url = \"x\"; peers = ( { name = \"q\"; } ); } ); };",
+		"brokerd.listeners/0 ");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -493,6 +536,7 @@ int main(void)
 		cmocka_unit_test(test_many_findings),
 		cmocka_unit_test(test_fd),
 		cmocka_unit_test(test_bugs_abort),
+		cmocka_unit_test(test_changes),
 		cmocka_unit_test(test_size_duration),
 		cmocka_unit_test(test_distance),
 	};
