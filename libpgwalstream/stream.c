@@ -452,10 +452,11 @@ static int take_result(struct pgws_stream *s, const PGresult *res)
 static int drain_copy(struct pgws_stream *s)
 {
 	int n;
-	while ((n = PQgetCopyData(s->conn, &s->copy, 1)) > 0) {
+	do {
 		PQfreemem(s->copy);
 		s->copy = NULL;
-	}
+		n = PQgetCopyData(s->conn, &s->copy, 1);
+	} while (n > 0);
 	if (n == 0)
 		return s->eof ? fail_conn(s) : PGWS_EAGAIN;
 	return 0;
