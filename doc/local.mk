@@ -1,1 +1,5 @@
 # SPDX-License-Identifier: PostgreSQL
+dist_man_MANS += \
+	doc/howdah.conf.5 \
+	doc/howdahd.8 \
+	# end
