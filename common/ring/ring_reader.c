@@ -336,9 +336,14 @@ static bool is_duplicate(const struct seen *s, const struct ring_record *rec, ui
 	return rec->ordinal > 0 ? rec->ordinal <= s->open_ordinal : tag == MSG_BEGIN;
 }
 
+static bool timeline_changes(const struct seen *s, const struct ring_record *rec)
+{
+	return s->timeline != 0 && s->timeline != rec->timeline;
+}
+
 static void seen_stream(struct seen *s, const struct ring_record *rec)
 {
-	if (s->timeline != 0 && s->timeline != rec->timeline) {
+	if (timeline_changes(s, rec)) {
 		/* LSNs beyond the point where the new timeline began name other transactions now.
 		 */
 		if (s->done_lsn > rec->lsn)
@@ -396,8 +401,11 @@ static int offer(struct ring_reader *r, const struct ring_record *rec, const voi
 	uint8_t tag = message_tag(rec, payload);
 	int rc = 0;
 	if (rec->type == RING_STREAM) {
-		if ((rec->flags & FLAG_ANEW) != 0)
+		bool changes = timeline_changes(&r->seen, rec);
+		if ((rec->flags & FLAG_ANEW) != 0 || changes)
 			rc = r->ops.on_stream(rec->commit_lsn, rec->timeline, r->arg);
+		if (rc == 0 && changes && r->acked_lsn > rec->commit_lsn)
+			r->acked_lsn = rec->commit_lsn; /* what was above is another history */
 		if (rc == 0)
 			seen_stream(&r->seen, rec);
 	} else if (is_duplicate(&r->seen, rec, tag)) {

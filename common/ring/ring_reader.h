@@ -43,8 +43,8 @@ struct ring_reader_ops {
 	 * RING_READER_PAUSE (not taken: the same record comes again after ring_reader_resume). */
 	int (*on_record)(const struct ring_record *rec, const void *payload, void *arg);
 	/* The stream begins anew for us: transactions ending after from_lsn come, without those that
-	 * were handled before. Before the first record and after each re-attachment (not when the
-	 * stream restarts within one). Same return as on_record (prepare state, then resume). */
+	 * were handled before. Before the first record, after each re-attachment, and when the
+	 * timeline changes (not when the stream restarts otherwise). Same return as on_record (prepare state, then resume). */
 	int (*on_stream)(uint64_t from_lsn, uint32_t timeline, void *arg);
 	/* Send ATTACH with these descriptors to walstreamd (daemon_relay, which duplicates them). */
 	int (*send_attach)(const struct buf *body, const int *fds, size_t n_fds, void *arg);

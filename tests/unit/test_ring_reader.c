@@ -640,11 +640,11 @@ static void test_timeline(void **state)
 	put_transaction(f, 200, 1);
 	put_transaction(f, 300, 1);
 	put_transaction(f, 400, 1);
-	saw(f, "R200 B300 R300 1 C300 B400 R400 1 C400 ");
+	saw(f, "S2/100 R200 B300 R300 1 C300 B400 R400 1 C400 ");
 	/* Where timeline 3 began is not known: everything comes again. */
 	put_stream(f, 3, 100, 0);
 	put_transaction(f, 300, 1);
-	saw(f, "B300 R300 1 C300 ");
+	saw(f, "S3/100 B300 R300 1 C300 ");
 }
 
 static void test_new_epoch(void **state)
