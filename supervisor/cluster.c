@@ -276,6 +276,30 @@ static void clear_one(pid_t pid, void *arg)
 	(void)kill(pid, *(const int *)arg); /* gone is fine too */
 }
 
+/*
+ * A dead postmaster that init has not collected yet still counts as alive for PostgreSQL's lock
+ * file, and in a container without an init it does so for ever. No process works in the data
+ * directory any more (the caller has looked), and nobody can take the lock over while the zombie
+ * is there: the files are removed safely.
+ */
+static void lock_file_clear(struct cluster *c)
+{
+	struct postmaster_file file;
+	if (cluster_read_pidfile(c->paths.data, &file) != 0 || !cluster_process_is_zombie(file.pid))
+		return;
+	log_info("pg.lock", "removing the lock files of the dead PostgreSQL server, pid %d",
+		(int)file.pid);
+	/* The folder of the socket is ours alone: its lock was the same server's. */
+	char *const paths[] = {xasprintf("%s/.s.PGSQL.5432.lock", c->paths.sockets),
+		xasprintf("%s/postmaster.pid", c->paths.data)};
+	for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
+		if (unlink(paths[i]) != 0 && errno != ENOENT)
+			log_warning("pg.lock", "cannot remove %s: %s, ignoring", paths[i],
+				err_str(errno));
+		free(paths[i]);
+	}
+}
+
 /* Backends that outlived their postmaster hold its shared memory; a new one would not start. */
 static void clearing_tick(struct cluster *c)
 {
@@ -284,6 +308,7 @@ static void clearing_tick(struct cluster *c)
 	size_t n = cluster_each_process(
 		c->paths.data, waited_ms >= ORPHANS_QUIT_MS ? clear_one : NULL, &signo);
 	if (n == 0) {
+		lock_file_clear(c);
 		postmaster_spawn(c);
 		return;
 	}

@@ -62,6 +62,8 @@ int cluster_read_pidfile(const char *data, struct postmaster_file *ret)
 	__attribute__((warn_unused_result));
 /* The process is alive, of our uid, and works in the data directory. */
 bool cluster_process_is_ours(pid_t pid, const char *data);
+/* It has ended, but nobody has collected it: for kill(pid, 0) it is still there. */
+bool cluster_process_is_zombie(pid_t pid);
 /* Calls fn for every process that works in the data directory; returns their number. */
 size_t cluster_each_process(const char *data, void (*fn)(pid_t pid, void *arg), void *arg);
 /* pg_control says that the server is in crash recovery. */

@@ -154,6 +154,17 @@ bool cluster_process_is_ours(pid_t pid, const char *data)
 	       cwd.st_ino == dir.st_ino;
 }
 
+bool cluster_process_is_zombie(pid_t pid)
+{
+	char path[64], text[512];
+	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	if (read_small(path, text, sizeof(text)) <= 0)
+		return false;
+	/* "pid (name) state …"; the name may hold anything, so the last parenthesis counts. */
+	const char *end = strrchr(text, ')');
+	return end != NULL && end[1] == ' ' && end[2] == 'Z';
+}
+
 size_t cluster_each_process(const char *data, void (*fn)(pid_t pid, void *arg), void *arg)
 {
 	size_t n = 0;

@@ -304,6 +304,20 @@ def test_stale_pid_file(place):
     assert w.stop() == 0
 
 
+def test_lock_file_of_a_zombie(place):
+    place.start().wait_ready().stop()
+    zombie = subprocess.Popen(["true"])  # not waited for: init may be slow at that, too
+    wait_until("zombie", lambda: not process_alive(zombie.pid))
+    with open(f"{place.data}/postmaster.pid", "w") as f:
+        f.write(f"{zombie.pid}\n{place.data}\n0\n5432\n{place.run}/postgres\n\n0 0\nready\n")
+    if AS_ROOT:
+        shutil.chown(f"{place.data}/postmaster.pid", USER, USER)
+    w = place.start().wait_ready()
+    zombie.wait()
+    assert "already exists" not in place.text()
+    assert w.stop() == 0
+
+
 def test_other_version_is_refused(place):
     place.start().wait_ready().stop()
     with open(f"{place.data}/PG_VERSION", "w") as f:
