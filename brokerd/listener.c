@@ -24,6 +24,7 @@ struct listener {
 	char *url;        /* owned */
 	int fd;           /* owned */
 	int spare_fd;     /* owned; -1: given up at present */
+	bool short_of;    /* said once; until a connection was accepted after a rest */
 	struct ev_io io;
 	struct ev_timer rest;
 };
@@ -44,11 +45,12 @@ static void rest(struct listener *l)
 /* EMFILE, ENFILE, ENOBUFS, ENOMEM: the environment is short of something. */
 static void on_short(struct listener *l, int err)
 {
-	log_limited(LOG_LEVEL_WARNING, "mqtt.accept",
-		"listener %s: cannot accept: %s; raise the limit on open files (LimitNOFILE=), "
-		"resting "
-		"for %d ms",
-		l->url, err_str(err), LISTENER_REST_MS);
+	if (!l->short_of)
+		log_limited(LOG_LEVEL_WARNING, "mqtt.accept",
+			"listener %s: cannot accept: %s; raise the limit on open files "
+			"(LimitNOFILE=), resting for %d ms",
+			l->url, err_str(err), LISTENER_REST_MS);
+	l->short_of = true;
 	if (l->spare_fd >= 0) {
 		(void)close(l->spare_fd); /* that is what it is for */
 		int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -91,6 +93,7 @@ static bool accept_one(struct listener *l)
 		return true;
 	}
 	set_options(fd);
+	l->short_of = false;
 	broker_count(b, STAT_ACCEPTED, 1);
 	(void)session_new(b, fd); /* the broker owns it */
 	return true;
