@@ -528,7 +528,8 @@ def test_reload_changes_listeners(make):
     s.write_conf(ports=[s.port, other])
     rows, error = s.ask("reload")
     assert error is None and "brokerd.listeners changed" in [r for r in rows if r["worker"] == "brokerd"][0]["text"]
-    assert s.greet() != pid
+    wait_until("restarted", lambda: s.status("brokerd")["pid"] not in (None, pid))
+    assert s.greet() == s.wait_state("brokerd", "UP")["pid"]
     with socket.create_connection(("127.0.0.1", other)) as c:
         assert int(c.makefile().readline()) == s.wait_state("brokerd", "UP")["pid"]
     # A port that is taken: refused, nothing changes.
