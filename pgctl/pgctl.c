@@ -41,6 +41,8 @@ static const struct {
 } shown[] = {
 	{"status", "worker,state,pid,restarts,last_exit,uptime_s,text"},
 	{"stats", "worker,name,value,unit,help"},
+	{"mqtt.sessions", "client_id,version,address,keep_alive_s,subscriptions,queued,inflight,"
+			  "received,sent,dropped,paused,congested"},
 };
 
 int pgctl_fail(struct pgctl *p, int status, const char *hint, const char *fmt, ...)

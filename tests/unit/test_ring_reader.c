@@ -7,12 +7,14 @@
 
 #include <errno.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -573,6 +575,34 @@ static void test_spool_unwritable(void **state)
 	expect_changes(f, 1, n);
 }
 
+/* A file system that fills up in the middle of a record: what was half written is written again. */
+static void test_spool_full(void **state)
+{
+	struct fixture *f = *state;
+	struct rlimit before, small = {.rlim_cur = 20001};
+	start_live(f);
+	f->pause_records = true;
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+	small.rlim_max = before.rlim_max;
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+	uint8_t payload[500] = {'I'};
+	uint32_t n = 0;
+	struct ring_record rec = message(200, 1, sizeof(payload));
+	while (ring_write(f->life.p, &rec, payload) == 0)
+		rec.ordinal = ++n + 1;
+	publish(f);
+	drain(f);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+	assert_int_equal(f->pressure_on, 1);
+	assert_true(counts(f).spool_bytes_now <= 20001);
+	assert_true(counts(f).spooled_records > 30);
+	wait_for(f, &f->pressure_off, 1);
+	f->pause_records = false;
+	ring_reader_resume(f->r);
+	expect_changes(f, 1, n);
+}
+
 static void test_duplicates(void **state)
 {
 	struct fixture *f = *state;
@@ -864,6 +894,7 @@ int main(void)
 		TEST(test_spool),
 		TEST(test_backpressure),
 		TEST(test_spool_unwritable),
+		TEST(test_spool_full),
 		TEST(test_duplicates),
 		TEST(test_half_record),
 		TEST(test_timeline),
