@@ -66,12 +66,14 @@ struct msglog_purge {
 
 MEM_TYPE(mem_purge, "message log purge");
 
+/* By ctid: whatever the planner thinks of the table's size, this is an index range and a TID scan.
+ */
 static const char purge_sql[] =
-	"DELETE FROM howdah_mqtt.message WHERE (batch, node, sub) IN ("
-	"SELECT batch, node, sub FROM howdah_mqtt.message"
-	" WHERE batch < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+	"DELETE FROM howdah_mqtt.message WHERE ctid = ANY (ARRAY("
+	"SELECT ctid FROM howdah_mqtt.message"
+	" WHERE batch < (extract(epoch FROM statement_timestamp()) * 1000000)::bigint"
 	" - " TEXT_OF(MSGLOG_KEEP_MS) "::bigint * 1000"
-				      " ORDER BY batch LIMIT " TEXT_OF(MSGLOG_PURGE_ROWS) ")";
+				      " ORDER BY batch LIMIT " TEXT_OF(MSGLOG_PURGE_ROWS) "))";
 
 static void purge_rest(struct msglog_purge *p)
 {

@@ -17,8 +17,8 @@
 
 #define MSGLOG_KEEP_MS 3600000      /* rows older than this are removed */
 #define MSGLOG_PURGE_EVERY_MS 60000 /* how often that is looked after */
-#define MSGLOG_PURGE_ROWS 5000      /* in one transaction */
-#define MSGLOG_PURGE_PAUSE_MS 50    /* between two of them */
+#define MSGLOG_PURGE_ROWS 10000     /* in one transaction */
+#define MSGLOG_PURGE_PAUSE_MS 20    /* between two of them */
 
 /* The kind of row to give to batch_new. */
 extern const struct batch_kind msglog_kind;
