@@ -99,7 +99,8 @@ static struct {
 	char relay_refused[200];
 } sup;
 
-/* What the reader saw, one word per record: "B", "R:t", "I:1", "C", "S" (a stream begins). */
+/* What the reader saw, one word per record: "B", "R:t", "I:1", "C", "S" (a stream begins). Empty
+ * transactions (PostgreSQL 14 sends them all) are only counted. */
 static struct {
 	struct ring_reader *reader;
 	char *log;
@@ -110,7 +111,9 @@ static struct {
 	uint64_t from_lsn;
 	uint32_t timeline;
 	uint32_t last_ordinal;
-	size_t n_inserts, n_commits, n_streams;
+	size_t n_inserts, n_commits, n_streams, n_empty;
+	size_t begin_at; /* in log */
+	bool empty;
 	uint64_t payload_bytes;
 	struct pgws_catalog *catalog;
 } con;
@@ -136,7 +139,7 @@ static void forget(void)
 	con.len = 0;
 	if (con.log != NULL)
 		con.log[0] = '\0';
-	con.n_inserts = con.n_commits = con.n_streams = 0;
+	con.n_inserts = con.n_commits = con.n_streams = con.n_empty = 0;
 	con.payload_bytes = 0;
 }
 
@@ -167,17 +170,26 @@ static int on_record(const struct ring_record *rec, const void *payload, void *a
 	assert_true(rec->commit_lsn != 0 && rec->commit_time != 0);
 	assert_int_equal(rec->timeline, con.timeline);
 	con.payload_bytes += rec->payload_len;
+	bool was_empty = con.empty;
+	con.empty = m.type == PGWS_BEGIN;
 	switch (m.type) {
 	case PGWS_BEGIN:
 		con.last_ordinal = 0;
 		assert_int_equal(rec->commit_lsn, m.u.begin.final_lsn);
+		con.begin_at = con.len;
 		note(" B");
 		break;
 	case PGWS_COMMIT:
 		assert_int_equal(rec->end_lsn, m.u.commit.end_lsn);
 		con.last_end_lsn = rec->end_lsn;
-		con.n_commits++;
-		note(" C");
+		if (was_empty && con.begin_at <= con.len) {
+			con.n_empty++;
+			con.len = con.begin_at;
+			con.log[con.len] = '\0';
+		} else {
+			con.n_commits++;
+			note(" C");
+		}
 		if (con.auto_ack)
 			ring_reader_ack(con.reader, rec->end_lsn);
 		break;
@@ -828,8 +840,9 @@ static void test_audience(void **state)
 	forget();
 	run("BEGIN; INSERT INTO howdah_watch.log VALUES (1); COMMIT");
 	run("INSERT INTO t VALUES (1, 'a')");
-	WAIT(two_commits);
-	assert_string_equal(con.log, " B C B R:t I:1 C");
+	WAIT(one_commit);
+	assert_true(con.n_empty >= 1);
+	assert_string_equal(con.log, " B R:t I:1 C");
 	stop();
 	run("DROP SCHEMA howdah_watch CASCADE");
 }
