@@ -82,6 +82,9 @@ struct changes {
 	bool set_changed; /* by the open transaction */
 	bool waiting_room;
 	uint64_t pruned_at; /* acked LSN of the last prune */
+	bool peer_up;
+	uint32_t peer_generation;
+	struct ev_deferred reopen;
 
 	struct change change;
 	struct buf topic, payload, props;
@@ -530,17 +533,38 @@ static void on_ack(uint64_t lsn, void *arg)
 	ring_reader_ack(c->reader, lsn);
 }
 
-/* Another timeline has its own LSNs; what waited for the old one's waits for nothing now. */
-static void leave_timeline(struct changes *c)
+static void open_reader(struct changes *c);
+
+static void on_reopen(void *arg)
 {
+	struct changes *c;
+
+	OBJ_CAST(c, arg, CHANGES_MAGIC);
+	ring_reader_free(&c->reader);
+	open_reader(c);
+	if (c->peer_up)
+		ring_reader_peer(c->reader, true, c->peer_generation);
+}
+
+/* Another timeline has its own LSNs, and may lack what was handled on the old one, changes of
+ * mappings too. So nothing that was seen counts any more: a new reader attaches, and everything
+ * from the slot's position on comes again. */
+static void leave_timeline(struct changes *c, uint32_t timeline)
+{
+	log_warning("changes.timeline",
+		"the server went from timeline %u to %u: reading again from the slot's position",
+		c->timeline, timeline);
 	tracker_free(&c->tracker);
 	c->tracker = tracker_new(on_ack, c);
 	c->in_transaction = false;
 	c->set_changed = false;
+	c->set_loaded = false;
+	ev_defer(c->d->loop, &c->reopen, on_reopen, c);
 }
 
-/* The set is right as long as the stream goes on where it was. After a gap, which is one of
- * transactions that were not for us or that we acknowledged, it is read again. */
+/* The set is right as long as the stream goes on where it was, which it does while a transaction is
+ * open. After a gap, which is one of transactions that were not for us, or of a slot that was made
+ * anew, it is read again. */
 static int on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 {
 	struct changes *c;
@@ -548,12 +572,16 @@ static int on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 	OBJ_CAST(c, arg, CHANGES_MAGIC);
 	if (c->stream_ready && c->from_lsn == from_lsn && c->timeline == timeline) {
 		c->stream_ready = false;
+		/* Nothing before it is owed to anybody. */
+		ring_reader_ack(c->reader, from_lsn);
 		return 0;
 	}
-	if (c->set_loaded && timeline == c->timeline && from_lsn <= c->end_lsn)
+	if (c->set_loaded && timeline != c->timeline) {
+		leave_timeline(c, timeline);
+		return RING_READER_PAUSE;
+	}
+	if (c->set_loaded && (c->in_transaction || from_lsn <= c->end_lsn))
 		return 0;
-	if (c->set_loaded && timeline != c->timeline)
-		leave_timeline(c);
 	c->set_loaded = false;
 	c->stream_ready = false;
 	c->from_lsn = from_lsn;
@@ -562,7 +590,7 @@ static int on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 	return RING_READER_PAUSE;
 }
 
-static void on_state(const char *mappings, void *arg)
+static bool on_state(const char *mappings, void *arg)
 {
 	struct changes *c;
 	char lsn[18];
@@ -575,7 +603,7 @@ static void on_state(const char *mappings, void *arg)
 			"SELECT howdah_mqtt.slot_created('%s', '%s')",
 			lsn, mappings == NULL ? "not in howdah_mqtt.node_state" : "unreadable",
 			c->d->node, lsn);
-		return;
+		return false;
 	}
 	clear_trouble(c, TROUBLE_STATE);
 	c->set_loaded = true;
@@ -584,6 +612,7 @@ static void on_state(const char *mappings, void *arg)
 	log_info("changes.start", "following table changes from %s with %zu mappings", lsn,
 		mapping_set_count(c->set));
 	ring_reader_resume(c->reader);
+	return true;
 }
 
 static void on_types(void *arg)
@@ -673,7 +702,6 @@ static void open_reader(struct changes *c)
 	struct ring_reader_options options = {.audience = RING_TO_BROKERD,
 		.spool_limit = (uint64_t)conf_int(c->d->conf, "walstreamd.spool_limit")};
 
-	c->spool_dir = xasprintf("%s/spool", c->d->state_dir);
 	if (mkdir(c->spool_dir, 0700) != 0 && errno != EEXIST)
 		log_warning("changes.spool",
 			"cannot create %s: %s; slow subscribers will slow down the replication "
@@ -703,6 +731,7 @@ struct changes *changes_new(struct daemon *d, struct broker *b, struct batch *wr
 	buf_init(&c->topic, 0);
 	buf_init(&c->payload, PAYLOAD_MAX_BYTES);
 	buf_init(&c->props, 0);
+	c->spool_dir = xasprintf("%s/spool", d->state_dir);
 	open_reader(c);
 	broker_on_room(b, on_room, c);
 	ev_timer_init(&c->prune, d->loop, "changes prune", on_prune, c);
@@ -718,6 +747,7 @@ void changes_free(struct changes **cp)
 		return;
 	OBJ_CHECK(c, CHANGES_MAGIC);
 	ev_timer_stop(&c->prune);
+	ev_defer_cancel(c->d->loop, &c->reopen);
 	tracker_free(&c->tracker);
 	statestore_free(&c->states);
 	ring_reader_free(&c->reader);
@@ -738,6 +768,8 @@ void changes_free(struct changes **cp)
 void changes_peer(struct changes *c, bool up, uint32_t generation)
 {
 	OBJ_CHECK(c, CHANGES_MAGIC);
+	c->peer_up = up;
+	c->peer_generation = generation;
 	ring_reader_peer(c->reader, up, generation);
 }
 

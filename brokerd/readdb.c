@@ -86,13 +86,9 @@ static void on_state_result(PGresult *res, void *arg)
 	if (!r->want_state)
 		return;
 	trouble(r, NULL);
-	if (PQntuples(res) == 0) {
+	r->want_state = !r->ops.on_state(PQntuples(res) > 0 ? PQgetvalue(res, 0, 0) : NULL, r->arg);
+	if (r->want_state)
 		ev_timer_start(&r->retry, RETRY_MS);
-		r->ops.on_state(NULL, r->arg);
-		return;
-	}
-	r->want_state = false;
-	r->ops.on_state(PQgetvalue(res, 0, 0), r->arg);
 }
 
 static uint32_t oid_at(const PGresult *res, int row, int col)

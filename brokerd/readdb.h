@@ -19,9 +19,9 @@
 struct readdb;
 
 struct readdb_ops {
-	/* The newest stored set at or below the LSN asked for: JSON, borrowed. NULL: there is none;
-	 * it is asked for again every few seconds until there is. */
-	void (*on_state)(const char *mappings, void *arg);
+	/* The newest stored set at or below the LSN asked for: JSON, borrowed; NULL: there is none.
+	 * False: not usable, it is asked for again in a few seconds. */
+	bool (*on_state)(const char *mappings, void *arg);
 	/* What was asked for is in the cache now. */
 	void (*on_types)(void *arg);
 	/* What keeps requests from being answered (one line with its remedy), or NULL: over. */
