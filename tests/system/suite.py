@@ -250,7 +250,7 @@ class Suite:
 
     def pgctl_raw(self, *args):
         return subprocess.run([f"{os.environ['HOWDAH_BIN']}/pgctl", "-s", f"{self.run_dir}/control.sock",
-                               "-c", self.conf, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               text=True, timeout=60)
 
     def rows(self, *args):

@@ -50,7 +50,7 @@ def test_exit_codes(suite, tmp_path):
     assert suite.pgctl_raw("worker", "restart", "nobody").returncode == FAILED
     gone = subprocess.run([f"{os.environ['HOWDAH_BIN']}/pgctl", "-s", f"{suite.run_dir}/nothing.sock",
                            "status"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert gone.returncode == UNREACHABLE and "howdahd" in gone.stderr
+    assert gone.returncode == UNREACHABLE and "systemctl start howdah" in gone.stderr
 
 
 def test_map_add_list_remove(suite):
@@ -102,7 +102,9 @@ def test_db_status_and_doctor(suite):
     suite.sql("CREATE TABLE loses_identity (id int PRIMARY KEY)")
     suite.pgctl("mqtt", "map", "add", "loses_identity", "x/{id}")
     suite.sql("ALTER TABLE loses_identity REPLICA IDENTITY NOTHING")
-    found = [r for r in suite.rows("doctor") if "loses_identity" in json.dumps(r)]
+    done = suite.pgctl_raw("-j", "doctor")
+    assert done.returncode == FAILED
+    found = [r for r in map(json.loads, done.stdout.splitlines()) if "loses_identity" in json.dumps(r)]
     assert found and "REPLICA IDENTITY" in found[0]["remedy"]
     suite.sql("ALTER TABLE loses_identity REPLICA IDENTITY DEFAULT")
     suite.pgctl("mqtt", "map", "remove", "loses_identity")
