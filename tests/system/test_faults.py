@@ -79,7 +79,7 @@ def test_ack_timeout(make_suite):
     assert client.closed_by_server()
     wait_until("slot moves on", lambda: confirmed(suite) >= lsn)
     other.wait_count(1)
-    assert suite.stat("brokerd", "mqtt_disconnects_ack_timeout") == 1
+    assert suite.stat("brokerd", "mqtt_ended_ack_timeout") == 1
 
 
 def test_half_open_client(make_suite):
