@@ -24,6 +24,16 @@ struct spec {
 	bool option, flag, optional, number;
 };
 
+/* One command line on its way into args. */
+struct parse {
+	struct spec specs[SPECS_MAX];
+	size_t n_specs;
+	const char *const *words;
+	size_t n_words, at;
+	json_t *args;    /* borrowed */
+	struct buf *why; /* borrowed */
+};
+
 static void spec_key(struct spec *s, const char *text, size_t len)
 {
 	ASSERT(len > 0 && len < KEY_MAX);
@@ -121,7 +131,7 @@ static void put_candidates(struct buf *why, const char *word)
 		buf_put_text(why, "; pgctl help lists the commands");
 }
 
-static int add_value(json_t *args, const struct spec *s, const char *text, struct buf *why)
+static int add_value(struct parse *p, const struct spec *s, const char *text)
 {
 	json_t *value;
 	if (s->number) {
@@ -129,7 +139,7 @@ static int add_value(json_t *args, const struct spec *s, const char *text, struc
 		errno = 0;
 		long long n = strtoll(text, &end, 10);
 		if (errno != 0 || end == text || *end != '\0') {
-			buf_printf(why, "%s%s is a number, not \"%s\"", s->option ? "--" : "",
+			buf_printf(p->why, "%s%s is a number, not \"%s\"", s->option ? "--" : "",
 				s->key, text);
 			return -EINVAL;
 		}
@@ -137,85 +147,87 @@ static int add_value(json_t *args, const struct spec *s, const char *text, struc
 	} else {
 		value = json_string(text);
 		if (value == NULL) {
-			buf_printf(why, "%s is not valid UTF-8", s->key);
+			buf_printf(p->why, "%s is not valid UTF-8", s->key);
 			return -EINVAL;
 		}
 	}
-	ASSERT(json_object_set_new(args, s->key, value) == 0);
-	return 0;
+	return json_object_set_new(p->args, s->key, value);
 }
 
-/* words[*at] is an option. */
-static int take_option(const struct spec *specs, size_t n_specs, const char *const *words,
-	size_t n_words, size_t *at, json_t *args, struct buf *why)
+static const struct spec *find_option(const struct parse *p, const char *name, size_t len)
 {
-	const char *name = words[*at] + 2, *value = strchr(name, '=');
+	for (size_t i = 0; i < p->n_specs; i++) {
+		const struct spec *s = &p->specs[i];
+		if (s->option && strlen(s->key) == len && strncmp(s->key, name, len) == 0)
+			return s;
+	}
+	return NULL;
+}
+
+/* The present word is an option. */
+static int take_option(struct parse *p)
+{
+	const char *name = p->words[p->at] + 2, *value = strchr(name, '=');
 	size_t len = value != NULL ? (size_t)(value - name) : strlen(name);
-	for (size_t i = 0; i < n_specs; i++) {
-		const struct spec *s = &specs[i];
-		if (!s->option || strlen(s->key) != len || strncmp(s->key, name, len) != 0)
-			continue;
-		if (json_object_get(args, s->key) != NULL) {
-			buf_printf(why, "--%s stands there twice", s->key);
-			return -EINVAL;
-		}
-		if (s->flag && value == NULL)
-			return json_object_set_new(args, s->key, json_true());
-		if (s->flag) {
-			buf_printf(why, "--%s takes no value", s->key);
-			return -EINVAL;
-		}
-		if (value == NULL && *at + 1 >= n_words) {
-			buf_printf(why, "--%s needs a value", s->key);
-			return -EINVAL;
-		}
-		return add_value(args, s, value != NULL ? value + 1 : words[++*at], why);
+	const struct spec *s = find_option(p, name, len);
+	if (s == NULL) {
+		buf_printf(p->why, "there is no option --%.*s", (int)len, name);
+		return -EINVAL;
 	}
-	buf_printf(why, "there is no option --%.*s", (int)len, name);
+	if (json_object_get(p->args, s->key) != NULL) {
+		buf_printf(p->why, "--%s stands there twice", s->key);
+		return -EINVAL;
+	}
+	if (s->flag && value == NULL)
+		return json_object_set_new(p->args, s->key, json_true());
+	if (s->flag) {
+		buf_printf(p->why, "--%s takes no value", s->key);
+		return -EINVAL;
+	}
+	if (value == NULL && p->at + 1 >= p->n_words) {
+		buf_printf(p->why, "--%s needs a value", s->key);
+		return -EINVAL;
+	}
+	return add_value(p, s, value != NULL ? value + 1 : p->words[++p->at]);
+}
+
+static int take_positional(struct parse *p)
+{
+	const char *word = p->words[p->at];
+	for (size_t i = 0; i < p->n_specs; i++) {
+		const struct spec *s = &p->specs[i];
+		if (!s->option && json_object_get(p->args, s->key) == NULL)
+			return add_value(p, s, word);
+	}
+	buf_printf(p->why, "\"%s\" is one argument too many", word);
 	return -EINVAL;
 }
 
-static int take_positional(
-	const struct spec *specs, size_t n_specs, const char *word, json_t *args, struct buf *why)
+static int take_words(struct parse *p)
 {
-	for (size_t i = 0; i < n_specs; i++) {
-		if (!specs[i].option && json_object_get(args, specs[i].key) == NULL)
-			return add_value(args, &specs[i], word, why);
-	}
-	buf_printf(why, "\"%s\" is one argument too many", word);
-	return -EINVAL;
-}
-
-static int take_words(const struct ctl_command *cmd, const char *const *words, size_t n_words,
-	json_t *args, struct buf *why)
-{
-	struct spec specs[SPECS_MAX];
-	size_t n_specs = spec_parse(cmd->args, specs);
 	bool options = true;
-	for (size_t i = 0; i < n_words; i++) {
-		int err;
-		if (options && strcmp(words[i], "--") == 0) {
+	for (; p->at < p->n_words; p->at++) {
+		const char *word = p->words[p->at];
+		if (options && strcmp(word, "--") == 0) {
 			options = false;
 			continue;
 		}
-		if (options && strncmp(words[i], "--", 2) == 0)
-			err = take_option(specs, n_specs, words, n_words, &i, args, why);
-		else
-			err = take_positional(specs, n_specs, words[i], args, why);
+		int err = options && strncmp(word, "--", 2) == 0 ? take_option(p)
+								 : take_positional(p);
 		if (err != 0)
 			return err;
 	}
-	for (size_t i = 0; i < n_specs; i++) {
-		if (specs[i].optional || json_object_get(args, specs[i].key) != NULL)
+	for (size_t i = 0; i < p->n_specs; i++) {
+		if (p->specs[i].optional || json_object_get(p->args, p->specs[i].key) != NULL)
 			continue;
-		buf_printf(why, "the argument %s is missing", specs[i].key);
+		buf_printf(p->why, "the argument %s is missing", p->specs[i].key);
 		return -EINVAL;
 	}
 	return 0;
 }
 
 /* "help mqtt map add": its one argument is all the words. */
-static int take_help(const char *const *words, size_t n_words, json_t *args)
+static void take_help(const char *const *words, size_t n_words, json_t *args)
 {
 	struct buf name;
 	buf_init(&name, 256);
@@ -226,7 +238,6 @@ static int take_help(const char *const *words, size_t n_words, json_t *args)
 		(void)json_object_set(args, "command", value); /* else the whole list */
 	json_decref(value);
 	buf_free(&name);
-	return 0;
 }
 
 int args_parse(const char *const *words, size_t n_words, const struct ctl_command **ret_cmd,
@@ -245,9 +256,15 @@ int args_parse(const char *const *words, size_t n_words, const struct ctl_comman
 		return -EINVAL;
 	}
 	json_t *args = json_object();
-	int err = strcmp(cmd->name, "help") == 0
-			  ? take_help(words + used, n_words - used, args)
-			  : take_words(cmd, words + used, n_words - used, args, why);
+	int err = 0;
+	if (strcmp(cmd->name, "help") == 0) {
+		take_help(words + used, n_words - used, args);
+	} else {
+		struct parse p = {
+			.words = words, .n_words = n_words, .at = used, .args = args, .why = why};
+		p.n_specs = spec_parse(cmd->args, p.specs);
+		err = take_words(&p);
+	}
 	if (err != 0) {
 		json_decref(args);
 		buf_put_text(why, "; usage: pgctl ");
