@@ -105,6 +105,7 @@ struct fixture {
 	uint64_t slot_lsn;
 	/* the ring */
 	uint64_t epoch;
+	uint32_t timeline;
 	int data_fd, space_event, data_event;
 	void *data, *cursor;
 	struct ring_producer *p;
@@ -182,7 +183,7 @@ static void put_message(struct fixture *f, const struct pgws_event *ev)
 	struct pgws_msg m;
 	struct ring_record rec = {.type = RING_MESSAGE,
 		.audience = RING_TO_BROKERD,
-		.timeline = 1,
+		.timeline = f->timeline,
 		.payload_len = (uint32_t)ev->len,
 		.lsn = ev->start_lsn};
 
@@ -203,11 +204,12 @@ static void put_message(struct fixture *f, const struct pgws_event *ev)
 
 static void grant(struct fixture *f, uint64_t from_lsn)
 {
-	struct ring_link_grant g = {.epoch = f->epoch, .from_lsn = from_lsn, .timeline = 1};
+	struct ring_link_grant g = {
+		.epoch = f->epoch, .from_lsn = from_lsn, .timeline = f->timeline};
 	struct imsg msg = {.n_fds = 2, .fds = {dup(f->data_fd), dup(f->space_event)}};
 	struct ring_record rec = {.type = RING_STREAM,
 		.audience = RING_TO_ALL,
-		.timeline = 1,
+		.timeline = f->timeline,
 		.commit_lsn = from_lsn};
 	struct buf body;
 
@@ -270,6 +272,25 @@ static void settle(struct fixture *f)
 
 static const struct stats_row stat_rows[] = {CHANGES_STATS_ROWS};
 
+/* Connects the stream; the first time makes the slot. Returns where it begins. */
+static uint64_t stream_from(struct fixture *f, uint64_t from_lsn)
+{
+	struct pgws_stream_options so = {
+		.conninfo = "", .slot = "howdah_n", .publications = "howdah", .messages = true};
+
+	f->stream = pgws_stream_new(&so);
+	assert_int_equal(pgws_stream_connect(f->stream), 0);
+	stream_work(f->stream);
+	if (f->slot_lsn == 0) {
+		assert_int_equal(pgws_stream_create_slot(f->stream, false), 0);
+		stream_work(f->stream);
+		from_lsn = f->slot_lsn = pgws_stream_consistent_point(f->stream);
+	}
+	assert_int_equal(pgws_stream_start(f->stream, from_lsn), 0);
+	stream_work(f->stream);
+	return from_lsn;
+}
+
 /* walstreamd and changes begin to live; the stream begins at from_lsn. */
 static void begin(struct fixture *f, uint64_t from_lsn)
 {
@@ -281,23 +302,11 @@ static void begin(struct fixture *f, uint64_t from_lsn)
 		.kinds = kinds,
 		.n_kinds = 1};
 	static const struct batch_ops ops;
-	struct pgws_stream_options so = {
-		.conninfo = "", .slot = "howdah_n", .publications = "howdah", .messages = true};
 
 	kinds[0] = changes_state_kind;
 	f->writer = batch_new(f->d.loop, &options, &ops, f);
 	f->c = changes_new(&f->d, NULL, f->writer, 0, "");
-	f->stream = pgws_stream_new(&so);
-	assert_int_equal(pgws_stream_connect(f->stream), 0);
-	stream_work(f->stream);
-	if (f->slot_lsn == 0) {
-		assert_int_equal(pgws_stream_create_slot(f->stream, false), 0);
-		stream_work(f->stream);
-		from_lsn = f->slot_lsn = pgws_stream_consistent_point(f->stream);
-	}
-	assert_int_equal(pgws_stream_start(f->stream, from_lsn), 0);
-	stream_work(f->stream);
-
+	from_lsn = stream_from(f, from_lsn);
 	f->epoch++;
 	assert_int_equal(ring_data_create(CAPACITY, &f->data_fd, &f->data), 0);
 	assert_int_equal(ring_event_create(&f->space_event), 0);
@@ -309,7 +318,6 @@ static void begin(struct fixture *f, uint64_t from_lsn)
 	assert_true(attach_wanted);
 	grant(f, from_lsn);
 }
-
 static void end(struct fixture *f)
 {
 	changes_free(&f->c);
@@ -331,6 +339,7 @@ static int setup(void **state)
 
 	memset(&sub, 0, sizeof(sub));
 	exits = 0;
+	f->timeline = 1;
 	f->sql = PQconnectdb("options='-c client_min_messages=error'");
 	f->d.loop = ev_loop_new();
 	f->d.stats = stats_new(NULL, stat_rows, ARRAY_LEN(stat_rows));
@@ -501,6 +510,47 @@ static void test_second_life(void **state)
 	assert_string_equal(topics(), "b/3 ");
 }
 
+/* A failover: what the new timeline has from the slot's position on comes again, with its mappings.
+ */
+static void test_other_timeline(void **state)
+{
+	struct fixture *f = *state;
+
+	slot_created(f);
+	sql(f, "CREATE TABLE t (id int PRIMARY KEY); SELECT howdah_mqtt.publish_table('t', "
+	       "'a/{id}')");
+	settle(f);
+	puback_to(sub.n);
+	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_ACKED_LSN) == f->received);
+	uint64_t acked = f->received;
+	sql(f, "INSERT INTO t VALUES (1); SELECT howdah_mqtt.publish_table('t', 'b/{id}')");
+	sql(f, "INSERT INTO t VALUES (2)");
+	settle(f);
+	assert_string_equal(topics(), "a/1 b/2 ");
+	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_STATES_STORED) == 2);
+
+	f->timeline = 2;
+	struct ring_record rec = {.type = RING_STREAM,
+		.audience = RING_TO_ALL,
+		.timeline = f->timeline,
+		.commit_lsn = acked};
+	put(f, &rec, NULL);
+	pgws_stream_free(&f->stream);
+	TURN_UNTIL(f, attach_wanted);
+	ring_producer_drop(f->p, 1);
+	ring_cursor_unmap(f->cursor);
+	close(f->data_event);
+	usleep(100000);
+	(void)stream_from(f, acked);
+	grant(f, acked);
+	settle(f);
+	assert_string_equal(topics(), "a/1 b/2 a/1 b/2 ");
+	/* What the old timeline's subscribers say now is of no account. */
+	puback_to(sub.n);
+	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_ACKED_LSN) == f->received);
+	assert_int_equal(stat_of(f, CHANGES_STAT_PENDING_TX), 0);
+}
+
 static void test_congestion(void **state)
 {
 	struct fixture *f = *state;
@@ -608,6 +658,7 @@ int main(int argc, char **argv)
 		TEST(test_mapping_at_its_place),
 		TEST(test_acknowledgement),
 		TEST(test_second_life),
+		TEST(test_other_timeline),
 		TEST(test_congestion),
 		TEST(test_types),
 		TEST(test_bad_topic_is_counted),
