@@ -58,6 +58,14 @@ class Killer(threading.Thread):
             self.error = e
 
 
+def command_line(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            return f.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 class StatusWatcher(threading.Thread):
     """Compares each answer of `pgctl -j status` with /proc and the kill log."""
 
@@ -86,10 +94,10 @@ class StatusWatcher(threading.Thread):
                 if row.get("state") != "UP":
                     continue
                 pid = row.get("pid")
-                if pid and process_alive(pid):
-                    with open(f"/proc/{pid}/cmdline", "rb") as f:
-                        if worker.encode() not in f.read() and process_alive(pid):
-                            self.wrong.append(f"{worker}: pid {pid} is something else")
+                line = command_line(pid) if pid and process_alive(pid) else b""
+                if line:  # one that is on its way out has none any more
+                    if worker.encode() not in line and command_line(pid):
+                        self.wrong.append(f"{worker}: pid {pid} is something else")
                 elif not any(w == worker and at > asked - 0.5 for at, w, _ in self.log):
                     self.wrong.append(f"{worker}: UP with dead pid {pid}, killed by nobody since {asked}"
                                       f" (answered {answered})")
