@@ -38,7 +38,9 @@
 
 #define READER_MAGIC 0x52524431u
 #define BUDGET_RECORDS 1000
-#define BUDGET_BYTES (UINT64_C(8) << 20)
+#define BUDGET_BYTES (UINT64_C(1) << 20) /* to the handler, per pass */
+#define SPOOL_BYTES (UINT64_C(4) << 20)  /* to the spool, per pass */
+#define SPOOL_RECORDS 5000
 #define JOINED_MAX (UINT64_C(1) << 30)  /* PostgreSQL's messages end there */
 #define JOINED_KEEP (UINT64_C(1) << 20) /* a larger buffer is given back after use */
 #define SAFETY_MS 1000
@@ -605,11 +607,12 @@ static bool behind(const struct ring_reader *r)
 /* Ring -> spool, all that is there within the budget. Negative: the ring cannot be trusted. */
 static int move_to_spool(struct ring_reader *r)
 {
-	uint64_t bytes = 0;
+	uint64_t bytes = 0, n = 0;
 	struct ring_record rec;
 	const void *payload;
 	int rc;
-	while (bytes < BUDGET_BYTES && (rc = ring_next(r, &rec, &payload)) != 0) {
+	while (bytes < SPOOL_BYTES && n++ < SPOOL_RECORDS &&
+		(rc = ring_next(r, &rec, &payload)) != 0) {
 		if (rc < 0)
 			return rc;
 		int err = ring_spool_put(r->spool, &rec, payload);

@@ -43,6 +43,17 @@ struct life {
 	int data_event;
 };
 
+/* What the random test's handler saw, and walstreamd has written of the history. */
+struct script {
+	uint64_t txn; /* being handled, or handled last; commit LSN = 1000 * txn */
+	uint32_t ordinal;
+	bool open;
+	uint64_t put_txn;     /* next to be written */
+	uint32_t put_ordinal; /* 0: BEGIN is next */
+	size_t put_offset;
+	uint64_t acked;
+};
+
 struct fixture {
 	struct ev_loop *loop;
 	struct ring_reader *r;
@@ -59,7 +70,8 @@ struct fixture {
 	bool pause_records, pause_stream;
 	int n_pauses;
 	int pressure_on, pressure_off;
-	uint8_t *expect; /* of the large record */
+	struct script *script; /* of the random test */
+	uint8_t *expect;       /* of the large record */
 	size_t expect_len;
 };
 
@@ -76,6 +88,48 @@ static void trace(struct fixture *f, const char *fmt, ...)
 	assert_true(f->trace_len < TRACE_MAX);
 }
 
+#define SCRIPT_CHANGES(txn) ((uint32_t)((txn)*7 % 13))
+
+static uint32_t script_length(uint64_t txn, uint32_t ordinal)
+{
+	uint32_t h = (uint32_t)(txn * 2654435761u + ordinal * 40503u);
+	return h % 23 == 0 ? 2 * CAPACITY + h % 9999 : 1 + h % 3000;
+}
+
+static uint8_t script_byte(uint64_t txn, uint32_t ordinal, size_t i)
+{
+	return i == 0 ? 'I' : (uint8_t)(txn * 3 + ordinal * 5 + i * 7);
+}
+
+/* Everything once and in order, whatever happened on the way. */
+static void follow_script(struct script *s, const struct ring_record *rec, const uint8_t *payload)
+{
+	uint64_t txn = rec->commit_lsn / 1000;
+	if (*payload == 'B') {
+		assert_false(s->open);
+		assert_int_equal(txn, s->txn + 1);
+		s->txn = txn;
+		s->ordinal = 0;
+		s->open = true;
+		return;
+	}
+	assert_true(s->open);
+	assert_int_equal(txn, s->txn);
+	if (*payload == 'C') {
+		assert_int_equal(s->ordinal, SCRIPT_CHANGES(txn));
+		s->open = false;
+		return;
+	}
+	assert_int_equal(rec->ordinal, s->ordinal + 1);
+	s->ordinal++;
+	assert_int_equal(rec->payload_len, script_length(txn, rec->ordinal));
+	for (uint32_t i = 0; i < rec->payload_len; i++) {
+		if (payload[i] != script_byte(txn, rec->ordinal, i))
+			fail_msg("transaction %u, change %u, byte %u", (unsigned)txn, rec->ordinal,
+				i);
+	}
+}
+
 static int on_record(const struct ring_record *rec, const void *payload, void *arg)
 {
 	struct fixture *f = arg;
@@ -86,6 +140,10 @@ static int on_record(const struct ring_record *rec, const void *payload, void *a
 	assert_int_equal(rec->payload_len, rec->total_len);
 	f->n_records++;
 	char tag = *(const char *)payload;
+	if (f->script != NULL) {
+		follow_script(f->script, rec, payload);
+		return 0;
+	}
 	if (tag == 'L') {
 		assert_int_equal(rec->payload_len, f->expect_len);
 		assert_memory_equal(payload, f->expect, f->expect_len);
@@ -102,6 +160,8 @@ static int on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 	struct fixture *f = arg;
 	if (f->pause_stream)
 		return RING_READER_PAUSE;
+	if (f->script != NULL)
+		return 0;
 	trace(f, "S%u/%u ", (unsigned)timeline, (unsigned)from_lsn);
 	return 0;
 }
@@ -753,6 +813,137 @@ static void test_new_epoch_spooling(void **state)
 	assert_int_equal(next, 312);
 }
 
+/* The next record of the history, or a part of it. */
+static void script_put(struct fixture *f)
+{
+	static uint8_t payload[3 * CAPACITY];
+	struct script *s = f->script;
+	uint64_t lsn = 1000 * s->put_txn;
+	uint32_t n = SCRIPT_CHANGES(s->put_txn);
+	struct ring_record rec = message(lsn, 0, 1);
+	payload[0] = s->put_ordinal == 0 ? 'B' : 'C';
+	if (s->put_ordinal > n) {
+		rec.end_lsn = lsn + 1;
+	} else if (s->put_ordinal > 0) {
+		rec.ordinal = s->put_ordinal;
+		rec.payload_len = script_length(s->put_txn, s->put_ordinal);
+		for (size_t i = 0; i < rec.payload_len; i++)
+			payload[i] = script_byte(s->put_txn, s->put_ordinal, i);
+	}
+	unsigned bad;
+	assert_int_equal(ring_producer_refresh(f->life.p, &bad), 0);
+	int err = ring_write_part(f->life.p, &rec, payload, &s->put_offset);
+	publish(f);
+	if (err == -EAGAIN)
+		return;
+	assert_int_equal(err, 0);
+	s->put_offset = 0;
+	s->put_ordinal++;
+	if (s->put_ordinal > n + 1) {
+		s->put_ordinal = 0;
+		s->put_txn++;
+	}
+}
+
+/* The stream begins anew after what is acknowledged. */
+static bool script_restart(struct fixture *f)
+{
+	struct script *s = f->script;
+	struct ring_record rec = {.type = RING_STREAM,
+		.audience = RING_TO_ALL,
+		.timeline = 1,
+		.commit_lsn = ring_producer_acked(f->life.p, 1)};
+	size_t offset = 0;
+	if (ring_write_part(f->life.p, &rec, NULL, &offset) != 0)
+		return false;
+	publish(f);
+	s->put_txn = rec.commit_lsn / 1000 + 1;
+	s->put_ordinal = 0;
+	s->put_offset = 0;
+	return true;
+}
+
+/* One step of anything that can happen; the frequent things more often. */
+static void script_step(struct fixture *f, unsigned dice, uint64_t *epoch)
+{
+	struct script *s = f->script;
+	switch (dice % 1000) {
+	case 0:
+		life_end(f);
+		if (dice % 3 != 0)
+			drain(f);
+		life_begin(f, ++*epoch);
+		/* A new life begins at what the slot was told. */
+		f->attach_lsn = s->acked;
+		grant(f);
+		assert_true(script_restart(f));
+		break;
+	case 1:
+	case 2:
+		(void)script_restart(f); /* else the ring is full just now */
+		break;
+	case 3:
+	case 4:
+	case 5:
+		f->pause_records = true;
+		break;
+	case 6:
+	case 7:
+	case 8:
+	case 9:
+		f->pause_records = false;
+		ring_reader_resume(f->r);
+		break;
+	case 10:
+	case 11: {
+		/* Acknowledged is what was handled whole, or less; the slot hears of it. */
+		uint64_t done = s->open ? s->txn - 1 : s->txn;
+		unsigned bad;
+		if (done > 0)
+			ring_reader_ack(f->r, 1000 * (done - dice % 2) + 1);
+		drain(f);
+		assert_int_equal(ring_producer_refresh(f->life.p, &bad), 0);
+		uint64_t acked = ring_producer_acked(f->life.p, 1);
+		assert_true(acked <= 1000 * done + 1);
+		s->acked = acked > s->acked ? acked : s->acked;
+		break;
+	}
+	default:
+		if (dice % 2 != 0)
+			script_put(f);
+		else
+			ev_loop_once(f->loop, false);
+		break;
+	}
+}
+
+/* Lives of walstreamd, restarts of the stream, pauses, spool, back-pressure, in random order. */
+static void test_random(void **state)
+{
+	struct fixture *f = *state;
+	struct script script = {.put_txn = 1};
+	uint64_t epoch = 1;
+	unsigned seed = 20240607;
+	f->script = &script;
+	life_begin(f, epoch);
+	grant(f);
+	assert_true(script_restart(f));
+	for (int i = 0; i < 100000; i++)
+		script_step(f, (unsigned)rand_r(&seed), &epoch);
+	f->pause_records = false;
+	ring_reader_resume(f->r);
+	drain(f);
+	struct ring_reader_counts c = counts(f);
+	print_message(
+		"%u transactions, %u lives, %u duplicates, %u spooled, back-pressure %u times\n",
+		(unsigned)script.txn, (unsigned)epoch, (unsigned)c.duplicates_dropped,
+		(unsigned)c.spooled_records, (unsigned)c.backpressures);
+	assert_true(script.txn > 500 && epoch > 50 && c.duplicates_dropped > 1000);
+	assert_true(c.spooled_records > 1000);
+	assert_int_equal(c.rescued_wakeups, 0);
+	f->script = NULL;
+}
+
 static void test_refused(void **state)
 {
 	struct fixture *f = *state;
@@ -900,6 +1091,7 @@ int main(void)
 		TEST(test_timeline),
 		TEST(test_new_epoch),
 		TEST(test_new_epoch_spooling),
+		TEST(test_random),
 		TEST(test_refused),
 		TEST(test_garbled),
 		TEST(test_malformed_ring),
