@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
- * Table changes as messages: records from the ring -> mappings -> topic and payload -> broker_publish,
- * and back: what every connected QoS 1 subscriber has acknowledged -> ring_reader_ack.
+ * Table changes as messages: records from the ring -> mappings -> topic and payload ->
+ * broker_publish, and back: what every connected QoS 1 subscriber has acknowledged ->
+ * ring_reader_ack.
  *
  * The set of mappings takes effect exactly at its place in the WAL: it starts from the newest
  * howdah_mqtt.node_state at or below the stream's from_lsn, follows the mapping table's own changes
- * in the stream, and is stored again, by batch, before anything past a change of it is acknowledged.
+ * in the stream, and is stored again, by batch, before anything past a change of it is
+ * acknowledged.
  *
  * Context: event thread.
  */
@@ -22,8 +24,8 @@
 
 struct changes;
 
-/* conninfo: for its own reading connection (type catalogue, node_state). writer: the daemon's batch,
- * kind CHANGES_KIND_STATE is ours. All borrowed. */
+/* conninfo: for its own reading connection (type catalogue, node_state). writer: the daemon's
+ * batch, kind CHANGES_KIND_STATE is ours. All borrowed. */
 struct changes *changes_new(struct daemon *d, struct broker *b, struct batch *writer,
 	size_t state_kind, const char *conninfo);
 /* Before the writer is freed, with no turn of the loop in between. Sessions may go later. */
@@ -32,10 +34,11 @@ void changes_free(struct changes **c);
 extern const struct batch_kind changes_state_kind;
 /* Forwarded from daemon_info. */
 void changes_peer(struct changes *c, bool up, uint32_t generation);
-int changes_relay(struct changes *c, uint32_t kind, struct imsg *msg) __attribute__((warn_unused_result));
+int changes_relay(struct changes *c, uint32_t kind, struct imsg *msg)
+	__attribute__((warn_unused_result));
 /* Copies the present figures into the daemon's statistics page (called once per second). Their rows
- * must be the first of the daemon's stats_rows: { CHANGES_STATS_ROWS, {"mqtt_…", …}, … }, the daemon's
- * own begin at index CHANGES_STAT_COUNT. */
+ * must be the first of the daemon's stats_rows: { CHANGES_STATS_ROWS, {"mqtt_…", …}, … }, the
+ * daemon's own begin at index CHANGES_STAT_COUNT. */
 void changes_update_stats(struct changes *c);
 /* What the operator should know, one line for daemon_status; "" while all is well. Borrowed, valid
  * until the next call on c. */
@@ -65,8 +68,7 @@ enum changes_stat {
 #define CHANGES_STATS_ROWS                                                                         \
 	{"changes_records", STATS_COUNTER, "", STATS_INFO, "records taken from the ring"},         \
 		{"changes_rows", STATS_COUNTER, "", STATS_STATUS, "changes of mapped tables"},     \
-		{"changes_messages", STATS_COUNTER, "", STATS_STATUS,                              \
-			"messages made of changes"},                                               \
+		{"changes_messages", STATS_COUNTER, "", STATS_STATUS, "messages made of changes"}, \
 		{"changes_unmatched", STATS_COUNTER, "", STATS_INFO,                               \
 			"messages made of changes that no session wanted"},                        \
 		{"changes_bad_topic", STATS_COUNTER, "", STATS_INFO,                               \

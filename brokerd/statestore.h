@@ -27,8 +27,8 @@ struct statestore_ops {
 /* writer is borrowed; kind: index of changes_state_kind in its kinds. */
 struct statestore *statestore_new(struct ev_loop *loop, struct batch *writer, size_t kind,
 	const struct statestore_ops *ops, void *arg);
-/* What is not yet stored is let go of: after the tracker is gone, and with the writer not running any
- * more, which drops it without a completion. */
+/* What is not yet stored is let go of: after the tracker is gone, and with the writer not running
+ * any more, which drops it without a completion. */
 void statestore_free(struct statestore **s);
 /* Takes the content of mappings (which is empty afterwards) and a reference on track. */
 void statestore_put(struct statestore *s, uint64_t lsn, struct buf *mappings, struct track *track);
