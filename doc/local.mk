@@ -2,4 +2,5 @@
 dist_man_MANS += \
 	doc/howdah.conf.5 \
 	doc/howdahd.8 \
+	doc/pgctl.1 \
 	# end
