@@ -5,31 +5,13 @@
 #include "config.h"
 
 #include <errno.h>
-#include <libgen.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "common/base/mem.h"
 #include "pgctl/pgctl.h"
 #include "pgctl/place.h"
-
-/* The howdahd that belongs to this pgctl: beside it (a moved tree), else where it was installed. */
-static char *find_howdahd(void)
-{
-	char exe[PATH_MAX];
-	ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
-	if (n > 0) {
-		exe[n] = '\0';
-		char *path = xasprintf("%s/../sbin/howdahd", dirname(exe));
-		if (access(path, X_OK) == 0)
-			return path;
-		free(path);
-	}
-	return xstrdup(HOWDAH_SBINDIR "/howdahd");
-}
 
 static int wait_for(struct pgctl *p, pid_t pid)
 {
@@ -54,7 +36,7 @@ int cmd_config_check(struct pgctl *p, json_t *args)
 	const char *file = json_string_value(json_object_get(args, "file"));
 	if (file == NULL)
 		file = p->conf_given != NULL ? p->conf_given : HOWDAH_SYSCONFDIR "/howdah.conf";
-	char *howdahd = find_howdahd();
+	char *howdahd = place_beside("sbin/howdahd", HOWDAH_SBINDIR "/howdahd");
 	fflush(p->out.f);
 	pid_t pid = fork();
 	if (pid == 0) {

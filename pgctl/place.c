@@ -11,6 +11,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libconfig.h>
+#include <libgen.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -51,6 +53,20 @@ void place_free(struct place *place)
 		explicit_bzero(place->conninfo, strlen(place->conninfo));
 	free(place->conninfo);
 	*place = (struct place){0};
+}
+
+char *place_beside(const char *rel, const char *installed)
+{
+	char exe[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+	if (n > 0) {
+		exe[n] = '\0';
+		char *path = xasprintf("%s/../%s", dirname(exe), rel);
+		if (access(path, R_OK) == 0)
+			return path;
+		free(path);
+	}
+	return xstrdup(installed);
 }
 
 /* The host's name as the supervisor folds it. */
@@ -129,7 +145,7 @@ int place_from_file(struct pgctl *p, const char *file, struct place *ret_place)
 		.conf_file = xstrdup(file),
 		.run_dir = xstrdup(conf_str(conf, "run_dir")),
 		.node = *node != '\0' ? xstrdup(node) : folded_host(),
-		.datadir = xstrdup(HOWDAH_DATADIR),
+		.datadir = place_beside("share/howdah", HOWDAH_DATADIR),
 		.conninfo = pgconf_conninfo(conf, conf_str(conf, "run_dir")),
 		.embedded = pgconf_is_embedded(conf),
 	};

@@ -28,6 +28,10 @@ int place_find(struct pgctl *p, struct place *ret_place);
 int place_from_file(struct pgctl *p, const char *file, struct place *ret_place);
 void place_free(struct place *place);
 
+/* What belongs to this pgctl: PREFIX/rel of the tree that it stands in (a moved or staged one),
+ * else where it was installed. Owned by the caller. */
+char *place_beside(const char *rel, const char *installed);
+
 struct db {
 	struct pgctl *p; /* borrowed */
 	PGconn *pg;
