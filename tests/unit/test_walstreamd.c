@@ -32,6 +32,8 @@
 #include "common/base/stats.h"
 #include "common/ipc/imsg.h"
 #include "common/ipc/worker_proto.h"
+#include "common/ring/ring_link.h"
+#include "common/ring/ring_notify.h"
 #include "common/ring/ring_reader.h"
 #include "libpgwalstream/pgwalstream.h"
 
@@ -93,7 +95,7 @@ static struct {
 	struct imsg_channel *channel;
 	void *page;
 	bool hello, ready, closed;
-	bool attach; /* be brokerd */
+	size_t n_grants;
 	bool reader_up;
 	char status[600];
 	char relay_refused[200];
@@ -266,6 +268,14 @@ static int on_relay(struct imsg *msg)
 	struct worker_relay head;
 	assert_int_equal(worker_get_relay(&msg->body, &head), 0);
 	assert_int_equal(head.role, ROLE_BROKERD);
+	sup.n_grants += head.kind == RELAY_RING_GRANT;
+	if (head.kind == RELAY_RING_REFUSE) {
+		struct rd copy = msg->body;
+		char *why = rd_string(&copy);
+		assert_non_null(why);
+		snprintf(sup.relay_refused, sizeof(sup.relay_refused), "%s", why);
+		free(why);
+	}
 	return ring_reader_relay(con.reader, head.kind, msg);
 }
 
@@ -924,6 +934,80 @@ static void test_commands(void **state)
 	stop();
 }
 
+static bool is_granted(void)
+{
+	return sup.n_grants > 0;
+}
+
+static bool is_refused(void)
+{
+	return sup.relay_refused[0] != '\0';
+}
+
+/* A reader that writes nonsense into its cursor loses the ring, and gets it again when it asks. */
+static void test_hostile_cursor(void **state)
+{
+	(void)state;
+	start_streaming();
+	int fds[2];
+	void *cursor;
+	struct buf body;
+	const struct ring_link_attach m = {.version = RING_LINK_VERSION, .acked_lsn = UINT64_MAX};
+	assert_int_equal(ring_cursor_create(&fds[0], &cursor), 0);
+	assert_int_equal(ring_event_create(&fds[1]), 0);
+	buf_init(&body, 0);
+	ring_link_put_attach(&body, &m);
+	sup.n_grants = 0;
+	sup.relay_refused[0] = '\0';
+	assert_int_equal(send_attach(&body, fds, 2, NULL), 0);
+	buf_free(&body);
+	WAIT(is_granted);
+	memset(cursor, 0x5a, RING_CURSOR_BYTES);
+	command("ring.status");
+	WAIT(is_refused);
+	assert_non_null(strstr(sup.relay_refused, "cursor"));
+	forget();
+	WAIT(has_stream); /* the true reader was told too and attached again */
+	run("INSERT INTO t VALUES (1, 'a')");
+	WAIT(one_commit);
+	WAIT(confirmed_past_end);
+	assert_true(sql_is("SELECT confirmed_flush_lsn <= pg_current_wal_lsn() FROM "
+			   "pg_replication_slots",
+		"t"));
+	stop();
+	ring_cursor_unmap(cursor);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+/* The server removed WAL that the slot needed. */
+static void test_invalidated_slot(void **state)
+{
+	(void)state;
+	start_streaming();
+	stop();
+	run("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'");
+	run("SELECT pg_reload_conf()");
+	for (int i = 0; i < 6; i++) {
+		run("CREATE TABLE filler (i int); DROP TABLE filler");
+		run("SELECT pg_switch_wal()");
+		run("CHECKPOINT");
+	}
+	assert_true(sql_is("SELECT wal_status FROM pg_replication_slots", "lost"));
+	start();
+	WAIT(says_lost);
+	assert_true(strstr(sup.status, "max_slot_wal_keep_size") != NULL ||
+		    strstr(sup.status, "wal_removed") != NULL);
+	assert_true(sql_is("SELECT count(*) FROM howdah_mqtt.begun", "1"));
+	run("ALTER SYSTEM RESET max_slot_wal_keep_size");
+	run("SELECT pg_reload_conf()");
+	/* pgctl node remove */
+	run("SELECT pg_drop_replication_slot('" SLOT "'); DELETE FROM howdah.node");
+	forget();
+	WAIT(has_stream);
+	stop();
+}
+
 int main(int argc, char **argv)
 {
 	(void)argc;
@@ -967,6 +1051,8 @@ int main(int argc, char **argv)
 		TEST(test_audience),
 		TEST(test_killed_in_first_start),
 		TEST(test_commands),
+		TEST(test_hostile_cursor),
+		TEST(test_invalidated_slot),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 	PQfinish(sql_conn);
