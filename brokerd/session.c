@@ -288,7 +288,7 @@ static size_t process(struct session *s, const uint8_t *data, size_t len)
 		if (err == -ERR_TRUNCATED)
 			break;
 		size_t total = err == 0 ? frame.header_bytes + frame.body_bytes : len - used;
-		if (err == 0 && total > s->b->conf.max_packet_bytes) {
+		if (err == 0 && total > s->max_in_bytes) {
 			refuse_large(s, data + used, len - used, frame.header_bytes);
 			break;
 		}
@@ -395,6 +395,7 @@ struct session *session_new(struct broker *b, int fd)
 	s->fd = fd;
 	s->serial = s->origin = ++b->next_serial;
 	s->q_pid = SESSION_FIRST_PACKET_ID;
+	s->max_in_bytes = b->conf.max_packet_bytes;
 	s->created_ms = s->heard_ms = s->sent_ms = ev_now_ms();
 	list_init(&s->in_dirty);
 	list_init(&s->in_paused);

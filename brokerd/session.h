@@ -94,6 +94,7 @@ struct session {
 	uint16_t send_window;     /* min(client's receive maximum, ours) */
 	uint16_t receive_maximum; /* as we announced it */
 	uint16_t alias_maximum;   /* as we announced it */
+	uint32_t max_in_bytes;    /* as we announced it; a reload does not change it */
 	uint32_t max_out_bytes;   /* the client's maximum packet size; 0: none */
 	uint32_t n_subs;
 	struct ev_io io;

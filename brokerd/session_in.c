@@ -288,7 +288,7 @@ static void put_connack_props(
 		mqtt_prop_put_num(props, MQTT_PROP_RECEIVE_MAXIMUM, s->receive_maximum);
 	mqtt_prop_put_num(props, MQTT_PROP_MAXIMUM_QOS, 1);
 	mqtt_prop_put_num(props, MQTT_PROP_RETAIN_AVAILABLE, 0);
-	mqtt_prop_put_num(props, MQTT_PROP_MAXIMUM_PACKET_SIZE, s->b->conf.max_packet_bytes);
+	mqtt_prop_put_num(props, MQTT_PROP_MAXIMUM_PACKET_SIZE, s->max_in_bytes);
 	if (connect->connect.client_id.len == 0)
 		mqtt_prop_put_bytes(
 			props, MQTT_PROP_ASSIGNED_CLIENT_ID, s->client_id, strlen(s->client_id));
