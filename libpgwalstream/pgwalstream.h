@@ -10,8 +10,8 @@
  *     nonblocking, with a pollable descriptor.
  *
  * Protocol: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html and
- * protocol-replication.html. Integers are big-endian; LSNs are uint64_t; times are microseconds since
- * 2000-01-01 UTC.
+ * protocol-replication.html. Integers are big-endian; LSNs are uint64_t; times are microseconds
+ * since 2000-01-01 UTC.
  *
  * Threads: an object belongs to one thread at a time.
  */
@@ -28,13 +28,13 @@ extern "C" {
 
 /* Return codes: 0 or positive is success. */
 enum pgws_error {
-	PGWS_EAGAIN = -1,    /* nothing now: wait for the descriptor */
-	PGWS_EPROTO = -2,    /* the server's bytes break the protocol */
-	PGWS_ECONN = -3,     /* the connection is lost or was refused: retry */
-	PGWS_ESERVER = -4,   /* the server reported an error: pgws_stream_sqlstate says which */
-	PGWS_EUNKNOWN = -5,  /* a change names a relation that no Relation message announced */
-	PGWS_ESTATE = -6,    /* not possible in the present state */
-	PGWS_EEND = -7,      /* the server ended the stream */
+	PGWS_EAGAIN = -1,   /* nothing now: wait for the descriptor */
+	PGWS_EPROTO = -2,   /* the server's bytes break the protocol */
+	PGWS_ECONN = -3,    /* the connection is lost or was refused: retry */
+	PGWS_ESERVER = -4,  /* the server reported an error: pgws_stream_sqlstate says which */
+	PGWS_EUNKNOWN = -5, /* a change names a relation that no Relation message announced */
+	PGWS_ESTATE = -6,   /* not possible in the present state */
+	PGWS_EEND = -7,     /* the server ended the stream */
 	PGWS_ENOMEM = -8
 };
 const char *pgws_strerror(int err);
@@ -57,7 +57,7 @@ enum pgws_type {
 	PGWS_DELETE = 'D',
 	PGWS_TRUNCATE = 'T',
 	PGWS_MESSAGE = 'M',
-	PGWS_STREAM_ABORT = 'A' /* PostgreSQL 18 may send it unasked even at version 1: to be ignored */
+	PGWS_STREAM_ABORT = 'A' /* PostgreSQL 18 may send it unasked: to be ignored */
 };
 
 enum pgws_column_kind {
@@ -86,9 +86,19 @@ enum pgws_old { PGWS_OLD_NONE = 0, PGWS_OLD_KEY = 'K', PGWS_OLD_FULL = 'O' };
 struct pgws_msg {
 	enum pgws_type type;
 	union {
-		struct { uint64_t final_lsn; int64_t commit_time; uint32_t xid; } begin;
-		struct { uint64_t commit_lsn, end_lsn; int64_t commit_time; } commit;
-		struct { uint64_t lsn; const char *name; } origin;
+		struct {
+			uint64_t final_lsn;
+			int64_t commit_time;
+			uint32_t xid;
+		} begin;
+		struct {
+			uint64_t commit_lsn, end_lsn;
+			int64_t commit_time;
+		} commit;
+		struct {
+			uint64_t lsn;
+			const char *name;
+		} origin;
 		struct {
 			uint32_t relid;
 			const char *nspname, *relname; /* nspname "" was sent for pg_catalog */
@@ -97,7 +107,10 @@ struct pgws_msg {
 			const uint8_t *columns; /* walk with pgws_relation_next */
 			size_t columns_len;
 		} relation;
-		struct { uint32_t typid; const char *nspname, *typname; } type_;
+		struct {
+			uint32_t typid;
+			const char *nspname, *typname;
+		} type_;
 		/* insert: new only; update: old if old_kind, new; delete: old */
 		struct {
 			uint32_t relid;
@@ -119,8 +132,9 @@ struct pgws_msg {
 	} u;
 };
 
-/* Decodes one message (protocol version 1). Pointers are into data. Everything is bounds-checked here,
- * the tuples included: walking them later cannot fail. 0 or PGWS_EPROTO; an unknown type is PGWS_EPROTO. */
+/* Decodes one message (protocol version 1). Pointers are into data. Everything is bounds-checked
+ * here, the tuples included: walking them later cannot fail. 0 or PGWS_EPROTO; an unknown type is
+ * PGWS_EPROTO. */
 int pgws_decode(const void *data, size_t len, struct pgws_msg *ret_msg);
 
 /* *offset starts at 0. true and the column, or false at the end. */
@@ -132,8 +146,8 @@ struct pgws_relation_column {
 	uint32_t typid;
 	int32_t typmod;
 };
-bool pgws_relation_next(const struct pgws_msg *relation, size_t *offset,
-	struct pgws_relation_column *ret_col);
+bool pgws_relation_next(
+	const struct pgws_msg *relation, size_t *offset, struct pgws_relation_column *ret_col);
 uint32_t pgws_truncate_relid(const struct pgws_msg *truncate, uint32_t i);
 
 /* ---- Catalogue ------------------------------------------------------------------------------- */
@@ -150,17 +164,20 @@ struct pgws_relation {
 
 struct pgws_catalog;
 /* on_drop may be NULL. NULL if memory is short. */
-struct pgws_catalog *pgws_catalog_new(void (*on_drop)(struct pgws_relation *rel, void *arg), void *arg);
+struct pgws_catalog *pgws_catalog_new(
+	void (*on_drop)(struct pgws_relation *rel, void *arg), void *arg);
 void pgws_catalog_free(struct pgws_catalog **c);
-/* Learns a Relation message; on_drop is called for a definition that it replaces, one that comes again
- * unchanged keeps its object. 0, PGWS_EPROTO (not a Relation message) or PGWS_ENOMEM. */
+/* Learns a Relation message; on_drop is called for a definition that it replaces, one that comes
+ * again unchanged keeps its object. 0, PGWS_EPROTO (not a Relation message) or PGWS_ENOMEM. */
 int pgws_catalog_learn(struct pgws_catalog *c, const struct pgws_msg *relation);
-/* NULL if unknown. Owned by the catalogue, valid until the next learn of the same relid or reset. */
+/* NULL if unknown. Owned by the catalogue, valid until the next learn of the same relid or reset.
+ */
 struct pgws_relation *pgws_catalog_find(struct pgws_catalog *c, uint32_t relid);
 /* Forgets everything: a new session sends it all again. */
 void pgws_catalog_reset(struct pgws_catalog *c);
 
-/* ---- Stream ----------------------------------------------------------------------------------- */
+/* ---- Stream -----------------------------------------------------------------------------------
+ */
 
 struct pgws_stream;
 
@@ -175,8 +192,8 @@ struct pgws_stream_options {
 enum pgws_phase {
 	PGWS_PHASE_IDLE,
 	PGWS_PHASE_CONNECTING,
-	PGWS_PHASE_READY,    /* connected: a command may be given */
-	PGWS_PHASE_COMMAND,  /* a command is under way */
+	PGWS_PHASE_READY,   /* connected: a command may be given */
+	PGWS_PHASE_COMMAND, /* a command is under way */
 	PGWS_PHASE_STREAMING,
 	PGWS_PHASE_FAILED
 };
@@ -200,7 +217,12 @@ bool pgws_stream_wants_write(const struct pgws_stream *s);
 int pgws_stream_identify(struct pgws_stream *s); /* -> pgws_stream_system */
 int pgws_stream_create_slot(struct pgws_stream *s, bool export_snapshot);
 int pgws_stream_drop_slot(struct pgws_stream *s);
-struct pgws_system { const char *systemid; uint32_t timeline; uint64_t xlogpos; const char *dbname; };
+struct pgws_system {
+	const char *systemid;
+	uint32_t timeline;
+	uint64_t xlogpos;
+	const char *dbname;
+};
 /* Borrowed until the next command. */
 const struct pgws_system *pgws_stream_system(const struct pgws_stream *s);
 const char *pgws_stream_snapshot_name(const struct pgws_stream *s);
@@ -211,19 +233,20 @@ int pgws_stream_start(struct pgws_stream *s, uint64_t start_lsn);
 
 struct pgws_event {
 	enum { PGWS_EVENT_DATA, PGWS_EVENT_KEEPALIVE } kind;
-	uint64_t start_lsn;   /* DATA: of the message, 0 for Relation, Type and some Begin */
-	uint64_t end_lsn;     /* server's WAL end */
+	uint64_t start_lsn; /* DATA: of the message, 0 for Relation, Type and some Begin */
+	uint64_t end_lsn;   /* server's WAL end */
 	int64_t send_time;
 	bool reply_requested; /* KEEPALIVE */
 	const uint8_t *data;  /* borrowed until the next call on the stream */
 	size_t len;
 };
-/* STREAMING: next event, 0; PGWS_EAGAIN; PGWS_EEND or an error (FAILED). Reads the socket once between
- * two PGWS_EAGAIN, so call it until it says PGWS_EAGAIN, or come back without waiting. */
+/* STREAMING: next event, 0; PGWS_EAGAIN; PGWS_EEND or an error (FAILED). Reads the socket once
+ * between two PGWS_EAGAIN, so call it until it says PGWS_EAGAIN, or come back without waiting. */
 int pgws_stream_next(struct pgws_stream *s, struct pgws_event *ret_event);
 /* Standby status update. 0, PGWS_EAGAIN (kept, replaced by a newer one, and sent by the next
- * next/flush), or PGWS_ESTATE. A blocked write may have moved input into libpq: after PGWS_EAGAIN call
- * pgws_stream_next without waiting for the descriptor. A lost connection shows in pgws_stream_next. */
+ * next/flush), or PGWS_ESTATE. A blocked write may have moved input into libpq: after PGWS_EAGAIN
+ * call pgws_stream_next without waiting for the descriptor. A lost connection shows in
+ * pgws_stream_next. */
 int pgws_stream_feedback(struct pgws_stream *s, uint64_t write_lsn, uint64_t flush_lsn,
 	uint64_t apply_lsn, bool request_reply);
 /* Sends what is buffered: 0, PGWS_EAGAIN (wants_write; see feedback), PGWS_ESTATE. */

@@ -23,8 +23,7 @@ struct follower;
 
 struct follower_ops {
 	/* The slot is made and its snapshot exported: it lives until follower_stop. */
-	void (*on_slot_created)(
-		uint64_t lsn, uint32_t timeline, const char *snapshot, void *arg);
+	void (*on_slot_created)(uint64_t lsn, uint32_t timeline, const char *snapshot, void *arg);
 	/* The stream begins at from_lsn. */
 	void (*on_stream)(uint64_t from_lsn, uint32_t timeline, void *arg);
 	/* One message: 0; -EAGAIN: keep it, wait for follower_resume; else negative: cannot be. */
@@ -69,8 +68,8 @@ void follower_create_slot(struct follower *f);
 /* IDLE only: stream from the slot's confirmed position. sender_timeout_ms: the server's
  * wal_sender_timeout. */
 void follower_start(struct follower *f, uint64_t confirmed_lsn, uint32_t sender_timeout_ms);
-/* Last feedback, CopyDone, a moment for the server to say its own end: then on_stopped, also when it
- * was idle (deferred in every case). */
+/* Last feedback, CopyDone, a moment for the server to say its own end: then on_stopped, also when
+ * it was idle (deferred in every case). */
 void follower_stop(struct follower *f);
 /* There is room for the message that on_data did not take, or it was taken: read on. */
 void follower_resume(struct follower *f);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
- * The SQL side: the node's row, the lock, the publications, the slot's bookkeeping, and how much WAL
- * the server keeps for us.
+ * The SQL side: the node's row, the lock, the publications, the slot's bookkeeping, and how much
+ * WAL the server keeps for us.
  *
  * Context: event thread. It decides whether the node may stream and from where; the follower
  * holds the replication connection.
