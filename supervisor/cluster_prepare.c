@@ -178,7 +178,7 @@ static int write_settings(const struct cluster_paths *p, const char *folder)
 		"max_prepared_transactions = 10\n"
 		"max_wal_size = '1GB'\n"
 		"jit = off\n"
-		"search_path = 'public'                  # not \"$user\": schema howdah is the suite's\n"
+		"search_path = 'public'                  # not \"$user\": howdah is the suite's\n"
 		"logging_collector = off                 # to the journal, with the suite's lines\n"
 		"log_line_prefix = 'postgresql[%p] '\n";
 	struct buf b;

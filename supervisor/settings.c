@@ -24,8 +24,8 @@
 
 #define SETTINGS_BYTES_MAX (1024 * 1024)
 #define NODE_MAX 32
-#define SETTINGS_LISTENERS_MAX 16 /* a name may stand for two addresses; see DAEMON_LISTENERS_MAX  \
-				   */
+/* A name may stand for two addresses; see DAEMON_LISTENERS_MAX. */
+#define SETTINGS_LISTENERS_MAX 16
 /* run_dir/postgres/.s.PGSQL.5432 must fit into a sockaddr_un. */
 #define RUN_DIR_MAX 80
 

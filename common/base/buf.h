@@ -68,8 +68,8 @@ char *rd_string(struct rd *r);
 /* 0 if nothing failed and nothing is left, else -ERR_TRUNCATED or -ERR_MALFORMED. */
 int rd_end(const struct rd *r) __attribute__((warn_unused_result));
 
-/* Bytes of the UTF-8 character at the start of text (shortest form, no surrogates), or 0 if there is
- * none. ret_code may be NULL. */
+/* Bytes of the UTF-8 character at the start of text (shortest form, no surrogates), or 0 if there
+ * is none. ret_code may be NULL. */
 size_t utf8_char(const void *text, size_t left_bytes, uint32_t *ret_code);
 
 #endif

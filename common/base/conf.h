@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
- * Configuration: libconfig text -> schema tables -> an immutable snapshot. libconfig only tokenises;
- * types, units, ranges, defaults and unknown keys are ours. Every error is reported in one pass, as
- * "FILE:LINE: key: what is wrong; what would be right".
+ * Configuration: libconfig text -> schema tables -> an immutable snapshot. libconfig only
+ * tokenises; types, units, ranges, defaults and unknown keys are ours. Every error is reported in
+ * one pass, as "FILE:LINE: key: what is wrong; what would be right".
  *
  * A program names the schema tables that it knows and the sections that belong to others: keys in
  * those are not its business (their owner's -t judges them).
@@ -35,8 +35,8 @@ struct conf_row {
 	/* Both ends inclusive, both 0: no limit. Numbers: bytes, ms; strings: length in bytes;
 	 * groups: how many. */
 	int64_t min, max;
-	/* Written as in the file without quotes: "30s", "true"; groups: "( { url = \"…\"; } )" or "";
-	 * NULL: required. "" is right for every string: "not set". */
+	/* Written as in the file without quotes: "30s", "true"; groups: "( { url = \"…\"; } )" or
+	 * ""; NULL: required. "" is right for every string: "not set". */
 	const char *def;
 	enum conf_reload reload;
 	bool secret;
@@ -50,11 +50,11 @@ struct conf_row {
 struct conf;
 
 /*
- * Parses text (name is for messages). schemas: NULL-terminated array of tables that end with path ==
- * NULL; the rows must outlive the snapshot. foreign: NULL-terminated array (or NULL) of top-level names
- * that belong to others: of a foreign section only the rows that the schemas name are read, the rest
- * is passed over. On success *ret_conf is owned by the caller. On failure -ERR_CONFIG; errors (if not
- * NULL) gets one finding per line, in the order of the file.
+ * Parses text (name is for messages). schemas: NULL-terminated array of tables that end with path
+ * == NULL; the rows must outlive the snapshot. foreign: NULL-terminated array (or NULL) of
+ * top-level names that belong to others: of a foreign section only the rows that the schemas name
+ * are read, the rest is passed over. On success *ret_conf is owned by the caller. On failure
+ * -ERR_CONFIG; errors (if not NULL) gets one finding per line, in the order of the file.
  */
 int conf_parse(const char *text, const char *name, const struct conf_row *const *schemas,
 	const char *const *foreign, struct conf **ret_conf, struct buf *errors)

@@ -14,7 +14,8 @@ enum conf_scan_what {
 };
 
 /* Walks over libconfig text and calls fn for each place that libconfig would misread silently. */
-void conf_scan(const char *text, void (*fn)(enum conf_scan_what what, int line, void *arg), void *arg);
+void conf_scan(
+	const char *text, void (*fn)(enum conf_scan_what what, int line, void *arg), void *arg);
 
 /* Single-letter edits (insert, drop, replace, swap) between two names, at most limit + 1. */
 size_t conf_distance(const char *a, const char *b, size_t limit);

@@ -22,7 +22,7 @@ enum err_code {
 /* Exit status of a worker whose configuration is wrong: it stays down until a reload. */
 #define EXIT_CONFIG 78
 
-/* Text for a code of either sign, never NULL. Static or thread-local; the caller does not own it. */
+/* Text for a code of either sign, never NULL. Static or thread-local: not the caller's. */
 const char *err_str(int err);
 
 #endif

@@ -39,9 +39,9 @@ uint64_t ev_now_ms(void);
 uint64_t ev_now_us(void);
 
 /*
- * Descriptor events. Embed it; name is borrowed and shows in slow-callback lines. what passed to the
- * callback is EV_READ | EV_WRITE | EV_TIMEOUT bits. The callback may stop or re-init its own ev_io,
- * but memory that holds it is freed by ev_defer only.
+ * Descriptor events. Embed it; name is borrowed and shows in slow-callback lines. what passed to
+ * the callback is EV_READ | EV_WRITE | EV_TIMEOUT bits. The callback may stop or re-init its own
+ * ev_io, but memory that holds it is freed by ev_defer only.
  */
 struct ev_io {
 	struct event ev;
@@ -55,8 +55,8 @@ struct ev_io {
 void ev_io_init(struct ev_io *io, struct ev_loop *loop, const char *name,
 	void (*cb)(int fd, short what, void *arg), void *arg);
 /* what: EV_READ and/or EV_WRITE, always persistent. Changing fd or what on an active one is fine;
- * the same again is free. what == 0 stops. Stop before the descriptor is closed: a new descriptor of
- * the same number would look like "the same again". */
+ * the same again is free. what == 0 stops. Stop before the descriptor is closed: a new descriptor
+ * of the same number would look like "the same again". */
 void ev_io_set(struct ev_io *io, int fd, short what);
 void ev_io_stop(struct ev_io *io);
 
@@ -71,8 +71,8 @@ struct ev_timer {
 	bool active;
 };
 
-void ev_timer_init(struct ev_timer *t, struct ev_loop *loop, const char *name, void (*cb)(void *arg),
-	void *arg);
+void ev_timer_init(struct ev_timer *t, struct ev_loop *loop, const char *name,
+	void (*cb)(void *arg), void *arg);
 /* Starts or restarts. */
 void ev_timer_start(struct ev_timer *t, uint64_t after_ms);
 void ev_timer_stop(struct ev_timer *t);

@@ -2,7 +2,7 @@
 /*
  * Log lines to stderr with "<N>" priority prefixes for journald. One line is
  *
- *     <4>walstreamd: slot howdah_alpha: cannot connect: …; check conninfo, retrying in 5s [wal.connect]
+ *     <4>walstreamd: slot howdah_alpha: cannot connect: …; retrying in 5s [wal.connect]
  *
  * i.e. component, object context, lower-case sentence, remedy after "; ", stable message id.
  * common/ never logs above debug; its callers do.
@@ -23,7 +23,8 @@ void log_init(const char *component, enum log_level level);
 void log_set_level(enum log_level level);
 enum log_level log_get_level(void);
 /* Name ("info") to level; -EINVAL if there is no such level. */
-int log_level_parse(const char *name, enum log_level *ret_level) __attribute__((warn_unused_result));
+int log_level_parse(const char *name, enum log_level *ret_level)
+	__attribute__((warn_unused_result));
 const char *log_level_str(enum log_level level);
 
 /* Where ASSERT leaves its line for the supervisor: zero-terminated, at most len_bytes. */

@@ -30,7 +30,8 @@ void mem_type_register(struct mem_type *type);
 	}                                                                                          \
 	struct mem_type
 
-/* Zeroed object of len_bytes counted under type. Never NULL. Free with mem_free and the same type. */
+/* Zeroed object of len_bytes counted under type. Never NULL. Free with mem_free and the same type.
+ */
 void *mem_new(struct mem_type *type, size_t len_bytes) __attribute__((malloc, returns_nonnull));
 /* NULL is a no-op. */
 void mem_free(struct mem_type *type, void *ptr);
@@ -45,7 +46,8 @@ void *xrealloc(void *ptr, size_t len_bytes) __attribute__((returns_nonnull));
 char *xstrdup(const char *s) __attribute__((malloc, returns_nonnull));
 char *xstrndup(const char *s, size_t n) __attribute__((malloc, returns_nonnull));
 void *xmemdup(const void *ptr, size_t len_bytes) __attribute__((malloc, returns_nonnull));
-char *xasprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2), malloc, returns_nonnull));
+char *xasprintf(const char *fmt, ...)
+	__attribute__((format(printf, 1, 2), malloc, returns_nonnull));
 
 /*
  * Invariants. Always compiled in: the text goes to the log and to the panic slot (log.h), then the

@@ -10,10 +10,11 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* Supplementary groups, gid, uid, empty capability sets, no_new_privs: in that order. When we already
- * are that user only the last two (a root that stays root keeps its capabilities). user may be NULL:
- * no supplementary groups. */
-int proc_drop_privileges(const char *user, uid_t uid, gid_t gid) __attribute__((warn_unused_result));
+/* Supplementary groups, gid, uid, empty capability sets, no_new_privs: in that order. When we
+ * already are that user only the last two (a root that stays root keeps its capabilities). user may
+ * be NULL: no supplementary groups. */
+int proc_drop_privileges(const char *user, uid_t uid, gid_t gid)
+	__attribute__((warn_unused_result));
 /* PR_SET_PDEATHSIG and the re-check of getppid. -ESRCH: the parent is already gone. */
 int proc_die_with_parent(int signo, pid_t parent) __attribute__((warn_unused_result));
 /* Closes everything from first on; 0, 1, 2 that are closed become /dev/null. */

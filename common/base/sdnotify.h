@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
  * systemd's readiness protocol through libsystemd. All calls are no-ops without NOTIFY_SOCKET.
- * See sd_notify(3): READY, RELOADING (with MONOTONIC_USEC), STOPPING, STATUS, WATCHDOG, EXTEND_TIMEOUT_USEC.
+ * See sd_notify(3): READY, RELOADING (with MONOTONIC_USEC), STOPPING, STATUS, WATCHDOG,
+ * EXTEND_TIMEOUT_USEC.
  */
 #ifndef COMMON_BASE_SDNOTIFY_H
 #define COMMON_BASE_SDNOTIFY_H

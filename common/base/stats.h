@@ -44,8 +44,8 @@ char *stats_panic_slot(void *page);
 /* Reader: a private, printable copy of the panic text, "" if there is none. Returns out. */
 const char *stats_panic_copy(const void *page, char *out, size_t out_size);
 
-/* Reader. Calls fn for each counter on the page; -ERR_STATE: not laid out yet; -ERR_MALFORMED: not a
- * page, or one that is garbled from here on. */
+/* Reader. Calls fn for each counter on the page; -ERR_STATE: not laid out yet; -ERR_MALFORMED: not
+ * a page, or one that is garbled from here on. */
 struct stats_value {
 	const char *name; /* private copy for the call */
 	const char *unit;

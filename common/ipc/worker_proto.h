@@ -61,7 +61,7 @@ enum worker_msg {
 	/* u8 ok, string text; id of the RELOAD. Not ok: why. Ok: "" or the keys that need more than
 	 * this to take effect, as words "worker:KEY" (its restart) and "suite:KEY". */
 	WORKER_MSG_RELOADED,
-	WORKER_MSG_STATUS,    /* string, one line */
+	WORKER_MSG_STATUS, /* string, one line */
 	/* both */
 	WORKER_MSG_RELAY, /* be32 role (to, then from), be32 kind, rest: see the kind; fds */
 	/* supervisor -> worker */

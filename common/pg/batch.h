@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
  * The batching writer: rows that arrive while a commit is in flight form the next batch; a batch is
- * one pipeline transaction (one statement per kind of row, array parameters, one flush). There is no
- * timer. At most two batches are in flight. A row's completion runs after its commit returned.
+ * one pipeline transaction (one statement per kind of row, array parameters, one flush). There is
+ * no timer. At most two batches are in flight. A row's completion runs after its commit returned.
  *
  * Every batch carries a token (strictly rising, microseconds since the epoch or one more than the
  * last). After a lost connection the new session first ends the old backend and takes the writer's
- * advisory lock, then looks the tokens in doubt up: what was committed is completed, what was not is
- * sent again under its old token, in order. So a row is in the table once, and completed once.
+ * advisory lock, then looks the tokens in doubt up: what was committed is completed, what was not
+ * is sent again under its old token, in order. So a row is in the table once, and completed once.
  *
  *   an error of class PG_DATA: the batch is halved until the guilty rows stand alone and are failed
- *   (under savepoints of one transaction, so that a token commits once; the rows keep token and sub);
- *   PG_RETRY: the batch is sent again after a backoff; PG_CONFIG: on_trouble, then as PG_RETRY.
+ *   (under savepoints of one transaction, so that a token commits once; the rows keep token and
+ * sub); PG_RETRY: the batch is sent again after a backoff; PG_CONFIG: on_trouble, then as PG_RETRY.
  *
  * Context: event thread. Bounded: rows and bytes waiting have limits; batch_add says -ERR_LIMIT and
  * on_room tells when to go on.
@@ -35,20 +35,22 @@ struct batch_kind {
 	const char *name; /* of the prepared statement */
 	const char *sql;
 	size_t n_columns;
-	Oid types[BATCH_COLUMNS_MAX]; /* element types: INT2 INT4 INT8 TEXT BYTEA BOOL TIMESTAMPTZ JSONB */
-	/* Answers whether a batch with token $1 of node $2 is there, with one row or none. All kinds of a
-	 * batch commit together, so the first kind present in the batch decides. */
+	Oid types[BATCH_COLUMNS_MAX]; /* element types: INT2 INT4 INT8 TEXT BYTEA BOOL TIMESTAMPTZ
+					 JSONB */
+	/* Answers whether a batch with token $1 of node $2 is there, with one row or none. All
+	 * kinds of a batch commit together, so the first kind present in the batch decides. */
 	const char *probe_sql;
 };
 
-/* One value; len_bytes -1: NULL. Numbers are given in network byte order, PostgreSQL's binary form. */
+/* One value; len_bytes -1: NULL. Numbers are given in network byte order, PostgreSQL's binary form.
+ */
 struct batch_value {
 	const void *data;
 	int32_t len_bytes;
 };
 
-/* 0: committed. Negative: refused for good (class PG_DATA; why is the server's message). Never called
- * from inside batch_add. */
+/* 0: committed. Negative: refused for good (class PG_DATA; why is the server's message). Never
+ * called from inside batch_add. */
 typedef void (*batch_done_fn)(int err, const char *why, void *arg);
 
 struct batch;
@@ -84,7 +86,8 @@ void batch_barrier(struct batch *b, void (*cb)(void *arg), void *arg);
 bool batch_is_up(const struct batch *b);
 
 struct batch_counts {
-	uint64_t rows_committed, batches_committed, rows_refused, batches_retried, in_doubt_resolved;
+	uint64_t rows_committed, batches_committed, rows_refused, batches_retried,
+		in_doubt_resolved;
 	size_t rows_waiting, bytes_waiting, batches_in_flight;
 };
 void batch_get_counts(const struct batch *b, struct batch_counts *ret_counts);

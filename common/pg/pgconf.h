@@ -15,7 +15,8 @@
 extern const struct conf_row pgconf_rows[];
 
 bool pgconf_is_embedded(const struct conf *conf);
-/* Embedded: "host=RUN_DIR/postgres dbname=howdah user=howdah"; external: as configured. Caller frees. */
+/* Embedded: "host=RUN_DIR/postgres dbname=howdah user=howdah"; external: as configured. Caller
+ * frees. */
 char *pgconf_conninfo(const struct conf *conf, const char *run_dir);
 /* What the rows alone cannot say, for a daemon's check: 0, or -ERR_CONFIG with one finding per line
  * added to errors (may be NULL). */

@@ -246,8 +246,9 @@ static void fail_connect(struct pgconn *c)
 	fail_text(c, class, PQerrorMessage(c->pg));
 }
 
-/* Refused before a server was spoken to: what is left then is the conninfo (a wrong value, a service
- * that does not exist), unless the text says that a connection or an address was the matter. */
+/* Refused before a server was spoken to: what is left then is the conninfo (a wrong value, a
+ * service that does not exist), unless the text says that a connection or an address was the
+ * matter. */
 static void fail_start(struct pgconn *c)
 {
 	static const char *const others[] = {

@@ -4,7 +4,8 @@
  * always in pipeline mode once it is up, with backoff, several hosts, and name resolution off the
  * event loop (pgresolve.h).
  *
- *   IDLE --start--> RESOLVING -> CONNECTING -> SETUP -> UP --error--> WAITING --backoff--> RESOLVING
+ *   IDLE --start--> RESOLVING -> CONNECTING -> SETUP -> UP --error--> WAITING --backoff-->
+ * RESOLVING
  *
  * SETUP runs the session's fixed statements (settings, locks); only when all succeeded is it UP.
  * Nothing survives a lost connection: every query outstanding is answered with PGCONN_LOST, and the
@@ -50,17 +51,19 @@ struct pgconn;
 
 struct pgconn_ops {
 	void (*on_up)(struct pgconn *c, void *arg);
-	/* Lost or could not be had. class PG_CONFIG: retrying will not help (it is still retried, at
-	 * the backoff's cap, unless the callback stops it). why: one line, for the log. */
+	/* Lost or could not be had. class PG_CONFIG: retrying will not help (it is still retried,
+	 * at the backoff's cap, unless the callback stops it). why: one line, for the log. */
 	void (*on_down)(struct pgconn *c, enum pg_class class, const char *why, void *arg);
 };
 
 struct pgconn_options {
 	const char *conninfo;         /* libpq; several hosts allowed */
 	const char *application_name; /* "howdah brokerd writer" */
-	/* NULL-terminated; run in order in SETUP, each must succeed. Borrowed for the connection's life. */
+	/* NULL-terminated; run in order in SETUP, each must succeed. Borrowed for the connection's
+	 * life. */
 	const char *const *setup;
-	/* A statement that takes this long while we wait is given up and the connection dropped; 0: never. */
+	/* A statement that takes this long while we wait is given up and the connection dropped; 0:
+	 * never. */
 	uint32_t timeout_ms;
 };
 
@@ -85,28 +88,30 @@ const char *pgconn_error(const struct pgconn *c);
 typedef void (*pgconn_result_fn)(PGresult *res, void *arg);
 
 struct pgconn_query {
-	const char *sql;       /* or the name of a prepared statement, if prepared is set */
+	const char *sql; /* or the name of a prepared statement, if prepared is set */
 	bool prepared;
 	int n_params;
-	const Oid *types;      /* may be NULL; not used with prepared */
+	const Oid *types;          /* may be NULL; not used with prepared */
 	const char *const *values; /* copied before return */
-	const int *lengths;    /* binary parameters */
-	const int *formats;    /* NULL: text */
-	int result_format;     /* 0 text, 1 binary */
+	const int *lengths;        /* binary parameters */
+	const int *formats;        /* NULL: text */
+	int result_format;         /* 0 text, 1 binary */
 };
 
-/* Queues a query; UP only (-ERR_STATE else; -ERR_CLOSED: it broke just now, on_down follows). Queries
- * until the next pgconn_sync are one implicit transaction. cb may be NULL; it is called, once, exactly
- * if 0 was returned. A server that answers 25006 (read-only) is left after that answer. */
+/* Queues a query; UP only (-ERR_STATE else; -ERR_CLOSED: it broke just now, on_down follows).
+ * Queries until the next pgconn_sync are one implicit transaction. cb may be NULL; it is called,
+ * once, exactly if 0 was returned. A server that answers 25006 (read-only) is left after that
+ * answer. */
 int pgconn_query(struct pgconn *c, const struct pgconn_query *q, pgconn_result_fn cb, void *arg)
 	__attribute__((warn_unused_result));
 int pgconn_prepare(struct pgconn *c, const char *name, const char *sql, int n_params,
 	const Oid *types, pgconn_result_fn cb, void *arg) __attribute__((warn_unused_result));
-/* Ends the implicit transaction and sends everything out. cb runs once: with PGRES_PIPELINE_SYNC when
- * it is over (committed, if no query of it failed); with the server's error if the commit itself
- * failed (a deferred constraint; rolled back, unless the error is a FATAL one: then it is unknown, as
- * with NULL); with NULL if the connection was lost. */
-int pgconn_sync(struct pgconn *c, pgconn_result_fn cb, void *arg) __attribute__((warn_unused_result));
+/* Ends the implicit transaction and sends everything out. cb runs once: with PGRES_PIPELINE_SYNC
+ * when it is over (committed, if no query of it failed); with the server's error if the commit
+ * itself failed (a deferred constraint; rolled back, unless the error is a FATAL one: then it is
+ * unknown, as with NULL); with NULL if the connection was lost. */
+int pgconn_sync(struct pgconn *c, pgconn_result_fn cb, void *arg)
+	__attribute__((warn_unused_result));
 /* Convenience: one text query and a sync. */
 int pgconn_simple(struct pgconn *c, const char *sql, int n_params, const char *const *values,
 	pgconn_result_fn cb, void *arg) __attribute__((warn_unused_result));

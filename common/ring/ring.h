@@ -5,7 +5,8 @@
  * else made; no descriptors, no events (ring_notify.h), no spool (ring_reader.h).
  *
  *   data mapping:   [ header page | capacity bytes of records ]   written by the producer only
- *   cursor mapping: [ read_pos, acked_lsn, sleep_seq, … ]         one per consumer, written by it only
+ *   cursor mapping: [ read_pos, acked_lsn, sleep_seq, … ]         one per consumer, written by it
+ * only
  *
  * Positions are 64-bit byte counts that only grow; index = pos & (capacity - 1). A record is
  * 8-aligned and contiguous (a PAD record fills the end of the window). Records of a batch become
@@ -30,9 +31,10 @@
 
 enum ring_type {
 	RING_PAD = 1, /* never given to a consumer */
-	RING_STREAM,  /* a replication stream begins: commit_lsn = transactions that end after it follow;
-			 forget any half record; a half transaction comes again from its BEGIN. timeline
-			 says which one, lsn where it began (0: unknown). Payload: none */
+	RING_STREAM,  /* a replication stream begins: commit_lsn = transactions that end after it
+			 follow;  forget any half record; a half transaction comes again from its
+			 BEGIN. timeline  says which one, lsn where it began (0: unknown). Payload:
+			 none */
 	RING_MESSAGE, /* one pgoutput message as the server sent it */
 };
 
@@ -51,7 +53,7 @@ struct ring_record {
 	uint16_t type;
 	uint16_t flags;
 	uint32_t audience;
-	uint32_t relid;       /* of a change or relation message; 0 else */
+	uint32_t relid; /* of a change or relation message; 0 else */
 	uint32_t timeline;
 	uint32_t ordinal;     /* of the data message in its transaction, from 1; 0 for others */
 	uint32_t payload_len; /* of this fragment; when writing: of the whole payload */
@@ -66,9 +68,11 @@ struct ring_record {
 struct ring_producer;
 struct ring_consumer;
 
-/* capacity: power of two, >= RING_CAPACITY_MIN. data maps RING_HEADER_BYTES + capacity zeroed bytes.
- * start_pos: first position (tests start just below 2^32 and 2^64; 8-aligned). Owns no mapping. */
-struct ring_producer *ring_producer_new(void *data, size_t capacity, uint64_t epoch, uint64_t start_pos);
+/* capacity: power of two, >= RING_CAPACITY_MIN. data maps RING_HEADER_BYTES + capacity zeroed
+ * bytes. start_pos: first position (tests start just below 2^32 and 2^64; 8-aligned). Owns no
+ * mapping. */
+struct ring_producer *ring_producer_new(
+	void *data, size_t capacity, uint64_t epoch, uint64_t start_pos);
 void ring_producer_free(struct ring_producer **p);
 
 size_t ring_fragment_max(size_t capacity); /* capacity / 8, header included */
@@ -87,16 +91,18 @@ int ring_write_part(struct ring_producer *p, const struct ring_record *rec, cons
 uint32_t ring_publish(struct ring_producer *p);
 
 /* Consumers, seen by the producer. id 0 … RING_CONSUMERS_MAX-1, chosen by the caller. The cursor
- * mapping (RING_CURSOR_BYTES, shared) is initialised to the present head before the consumer starts. */
+ * mapping (RING_CURSOR_BYTES, shared) is initialised to the present head before the consumer
+ * starts. */
 int ring_producer_add(struct ring_producer *p, unsigned id, void *cursor, uint64_t acked_lsn)
 	__attribute__((warn_unused_result));
 void ring_producer_drop(struct ring_producer *p, unsigned id);
-/* Re-reads cursors. 0, or -ERR_MALFORMED with *ret_bad_id: that consumer's read_pos is not monotonic
- * or outside [previous, head], or its acked_lsn went back or beyond every end_lsn (of a commit) and
- * commit_lsn (of a RING_STREAM) written so far; drop it, then call again. */
+/* Re-reads cursors. 0, or -ERR_MALFORMED with *ret_bad_id: that consumer's read_pos is not
+ * monotonic or outside [previous, head], or its acked_lsn went back or beyond every end_lsn (of a
+ * commit) and commit_lsn (of a RING_STREAM) written so far; drop it, then call again. */
 int ring_producer_refresh(struct ring_producer *p, unsigned *ret_bad_id)
 	__attribute__((warn_unused_result));
-/* Last acked LSN seen of a consumer (monotonic; a value that goes back is malformed, see refresh). */
+/* Last acked LSN seen of a consumer (monotonic; a value that goes back is malformed, see refresh).
+ */
 uint64_t ring_producer_acked(const struct ring_producer *p, unsigned id);
 uint64_t ring_producer_lag_bytes(const struct ring_producer *p, unsigned id);
 uint64_t ring_producer_head(const struct ring_producer *p);
@@ -118,9 +124,9 @@ int ring_consumer_new(const void *data, size_t data_len, void *cursor, struct ri
 	__attribute__((warn_unused_result));
 void ring_consumer_free(struct ring_consumer **c);
 uint64_t ring_consumer_epoch(const struct ring_consumer *c);
-/* Next record not yet peeked, PADs skipped: 1 and the record with its payload in place (borrowed until
- * ring_release passes it); 0: nothing; -ERR_MALFORMED: the ring cannot be trusted. Advances the peek
- * position, not read_pos. */
+/* Next record not yet peeked, PADs skipped: 1 and the record with its payload in place (borrowed
+ * until ring_release passes it); 0: nothing; -ERR_MALFORMED: the ring cannot be trusted. Advances
+ * the peek position, not read_pos. */
 int ring_peek(struct ring_consumer *c, struct ring_record *ret_rec, const void **ret_payload)
 	__attribute__((warn_unused_result));
 /* Steps back to the last release: what was peeked since comes again. */
@@ -128,7 +134,8 @@ void ring_unpeek(struct ring_consumer *c);
 /* Frees the space of everything peeked so far. Returns true if the producer wants to be woken. */
 bool ring_release(struct ring_consumer *c);
 /* Effects up to this LSN are durable or acknowledged; monotonic (lower is ignored). Returns true if
- * the producer wants to be woken (it always does for a changed acked_lsn: once per change of loop). */
+ * the producer wants to be woken (it always does for a changed acked_lsn: once per change of loop).
+ */
 bool ring_ack(struct ring_consumer *c, uint64_t lsn);
 /* From read_pos to head; capacity if the head is not to be believed. */
 uint64_t ring_consumer_lag_bytes(const struct ring_consumer *c);
@@ -137,8 +144,9 @@ size_t ring_consumer_capacity(const struct ring_consumer *c);
 void ring_consumer_arm(struct ring_consumer *c);
 void ring_consumer_disarm(struct ring_consumer *c);
 
-/* Walks everything between the slowest possible start and head, checking every header. For tests and
- * the dumper: 0 or -ERR_MALFORMED. */
-int ring_check(const void *data, size_t data_len, uint64_t from_pos) __attribute__((warn_unused_result));
+/* Walks everything between the slowest possible start and head, checking every header. For tests
+ * and the dumper: 0 or -ERR_MALFORMED. */
+int ring_check(const void *data, size_t data_len, uint64_t from_pos)
+	__attribute__((warn_unused_result));
 
 #endif

@@ -34,8 +34,10 @@ struct ring_link_grant {
 };
 
 void ring_link_put_attach(struct buf *b, const struct ring_link_attach *m);
-int ring_link_get_attach(struct rd *r, struct ring_link_attach *ret_m) __attribute__((warn_unused_result));
+int ring_link_get_attach(struct rd *r, struct ring_link_attach *ret_m)
+	__attribute__((warn_unused_result));
 void ring_link_put_grant(struct buf *b, const struct ring_link_grant *m);
-int ring_link_get_grant(struct rd *r, struct ring_link_grant *ret_m) __attribute__((warn_unused_result));
+int ring_link_get_grant(struct rd *r, struct ring_link_grant *ret_m)
+	__attribute__((warn_unused_result));
 
 #endif

@@ -11,9 +11,11 @@
 #include <stdint.h>
 
 /* Producer: makes, maps read-write, allocates and seals. *ret_fd owned by the caller. */
-int ring_data_create(size_t capacity, int *ret_fd, void **ret_map) __attribute__((warn_unused_result));
+int ring_data_create(size_t capacity, int *ret_fd, void **ret_map)
+	__attribute__((warn_unused_result));
 /* Consumer: checks size and seals, maps read-only. fd stays the caller's. */
-int ring_data_map(int fd, const void **ret_map, size_t *ret_len) __attribute__((warn_unused_result));
+int ring_data_map(int fd, const void **ret_map, size_t *ret_len)
+	__attribute__((warn_unused_result));
 int ring_cursor_create(int *ret_fd, void **ret_map) __attribute__((warn_unused_result));
 int ring_cursor_map(int fd, void **ret_map) __attribute__((warn_unused_result));
 void ring_data_unmap(const void *map, size_t len);

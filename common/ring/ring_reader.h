@@ -3,8 +3,8 @@
  * The consumer side for a daemon: attaches to walstreamd (ring_link.h), wakes up by eventfd, joins
  * fragments, drops what was seen before and what is not for us, and gives records to one handler
  * in order, a budget per loop pass. When the handler asks for a pause and the ring is half full,
- * records are copied to the spool (an unlinked file under state_dir/spool) and handled from there in
- * order, so that no consumer stops the producer or a sibling until its spool limit is reached.
+ * records are copied to the spool (an unlinked file under state_dir/spool) and handled from there
+ * in order, so that no consumer stops the producer or a sibling until its spool limit is reached.
  *
  *   DETACHED --PEER up--> ATTACHING --GRANT--> LIVE --paused, ring >= 1/2--> SPOOLING
  *      ^                   | REFUSE: again       ^                               |
@@ -39,25 +39,28 @@ struct ring_reader;
 #define RING_READER_PAUSE 1
 
 struct ring_reader_ops {
-	/* A whole record: payload of rec->payload_len bytes, borrowed for the call. Returns 0 (taken) or
-	 * RING_READER_PAUSE (not taken: the same record comes again after ring_reader_resume). */
+	/* A whole record: payload of rec->payload_len bytes, borrowed for the call. Returns 0
+	 * (taken) or RING_READER_PAUSE (not taken: the same record comes again after
+	 * ring_reader_resume). */
 	int (*on_record)(const struct ring_record *rec, const void *payload, void *arg);
-	/* The stream begins anew for us: transactions ending after from_lsn come, without those that
-	 * were handled before. Before the first record, after each re-attachment, and when the
-	 * timeline changes (not when the stream restarts otherwise). Same return as on_record (prepare state, then resume). */
+	/* The stream begins anew for us: transactions ending after from_lsn come, without those
+	 * that were handled before. Before the first record, after each re-attachment, and when the
+	 * timeline changes (not when the stream restarts otherwise). Same return as on_record
+	 * (prepare state, then resume). */
 	int (*on_stream)(uint64_t from_lsn, uint32_t timeline, void *arg);
-	/* Send ATTACH with these descriptors to walstreamd (daemon_relay, which duplicates them). */
+	/* Send ATTACH with these descriptors to walstreamd (daemon_relay, which duplicates them).
+	 */
 	int (*send_attach)(const struct buf *body, const int *fds, size_t n_fds, void *arg);
-	/* The spool takes no more (limit, full disk): back-pressure from here on (on = true), and over.
-	 * Nothing is lost: the ring fills and the replication stream waits. */
+	/* The spool takes no more (limit, full disk): back-pressure from here on (on = true), and
+	 * over. Nothing is lost: the ring fills and the replication stream waits. */
 	void (*on_backpressure)(bool on, void *arg);
 };
 
 struct ring_reader_options {
-	uint32_t audience;      /* our bit */
-	const char *spool_dir;  /* state_dir/spool, exists */
-	uint64_t spool_limit;   /* bytes */
-	size_t budget_records;  /* per pass; 0: 1000 */
+	uint32_t audience;     /* our bit */
+	const char *spool_dir; /* state_dir/spool, exists */
+	uint64_t spool_limit;  /* bytes */
+	size_t budget_records; /* per pass; 0: 1000 */
 };
 
 struct ring_reader *ring_reader_new(struct ev_loop *loop, const struct ring_reader_options *options,
@@ -79,7 +82,8 @@ struct ring_reader_counts {
 		spool_bytes_total, lag_bytes, rescued_wakeups, acked_lsn;
 	uint64_t attachments, refusals, backpressures;
 	bool backpressure;
-	const char *trouble; /* why it is not live, or why the spool takes no more; "" if all is well */
+	/* why it is not live, or why the spool takes no more; "" if all is well */
+	const char *trouble;
 };
 void ring_reader_get_counts(const struct ring_reader *r, struct ring_reader_counts *ret_counts);
 

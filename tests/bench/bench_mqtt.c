@@ -3,9 +3,10 @@
  * Load on a running broker, and what came of it: one JSON object per line on stdout.
  *
  *   bench_mqtt rows CONNINFO PORT SECONDS QOS       rows per second, INSERT to subscriber
- *   bench_mqtt latency CONNINFO PORT SECONDS RATE   commit to subscriber; RATE rows/s, 0: one row at a time
- *   bench_mqtt publish PORT SECONDS N WINDOW        QoS 1 publishes per second of N publishers
- *   bench_mqtt idle PORT PID N                      bytes of process PID per idle connection
+ *   bench_mqtt latency CONNINFO PORT SECONDS RATE   commit to subscriber; RATE rows/s, 0: one row
+ * at a time bench_mqtt publish PORT SECONDS N WINDOW        QoS 1 publishes per second of N
+ * publishers bench_mqtt idle PORT PID N                      bytes of process PID per idle
+ * connection
  *
  * rows and latency expect the table bench(id bigint, payload text) mapped to the topic bench/rows.
  * publish and idle work on any broker.
@@ -209,8 +210,9 @@ static int bench_rows(char **argv)
 	client_open(&c, atoi(argv[1]), "bench-rows", 0);
 	uint64_t seconds = strtoull(argv[2], NULL, 10);
 	client_subscribe(&c, "bench/#", (uint8_t)atoi(argv[3]));
-	const char *insert = "INSERT INTO bench SELECT g, 'a payload of some sixty bytes, as a sensor or "
-			     "an order would have' FROM generate_series(1, 1000) g";
+	const char *insert =
+		"INSERT INTO bench SELECT g, 'a payload of some sixty bytes, as a sensor or "
+		"an order would have' FROM generate_series(1, 1000) g";
 	uint64_t sent = 0, began = ev_now_us(), writing_until = began + seconds * 1000000;
 	bool busy = false, writing = true;
 	while (writing || busy || c.received < sent) {
@@ -278,8 +280,8 @@ static void latency_run(struct latency *l, PGconn *pg, struct client *c)
 		}
 		bool waiting = sent > committed || sent == l->total;
 		int timeout = waiting ? 10000 : (int)((due > now ? due - now : 0) / 1000);
-		struct pollfd p[2] = {{.fd = c->fd, .events = POLLIN},
-			{.fd = PQsocket(pg), .events = POLLIN}};
+		struct pollfd p[2] = {
+			{.fd = c->fd, .events = POLLIN}, {.fd = PQsocket(pg), .events = POLLIN}};
 		if (poll(p, 2, timeout) == 0 && waiting)
 			die("latency", "nothing came for 10 s");
 		if (p[1].revents != 0 && sent > committed && sql_done(pg))
@@ -315,7 +317,8 @@ static int bench_latency(char **argv)
 	uint64_t seconds = strtoull(argv[2], NULL, 10), rate = strtoull(argv[3], NULL, 10);
 	client_subscribe(&c, "bench/#", 1);
 	/* Under load: a transaction of rate/100 rows every 10 ms. Idle: one row every 20 ms. */
-	struct latency l = {.rows = rate == 0 ? 1 : rate / 100, .every_us = rate == 0 ? 20000 : 10000};
+	struct latency l = {
+		.rows = rate == 0 ? 1 : rate / 100, .every_us = rate == 0 ? 20000 : 10000};
 	l.total = seconds * 1000000 / l.every_us;
 	if (l.rows == 0 || l.total == 0 || l.total > SAMPLES_MAX)
 		die("latency", "RATE is 0 or at least 100, SECONDS 1 to 10000");
@@ -331,8 +334,8 @@ static int bench_latency(char **argv)
 	       "\"commit_to_subscriber_p50_ms\": %.3f, \"commit_to_subscriber_p99_ms\": %.3f, "
 	       "\"insert_to_subscriber_p50_ms\": %.3f, \"insert_to_subscriber_p99_ms\": %.3f}\n",
 		(unsigned long long)rate, (unsigned long long)l.total,
-		(double)(l.total * l.rows) / elapsed, (double)commit[p50] / 1e3, (double)commit[p99] / 1e3,
-		(double)insert[p50] / 1e3, (double)insert[p99] / 1e3);
+		(double)(l.total * l.rows) / elapsed, (double)commit[p50] / 1e3,
+		(double)commit[p99] / 1e3, (double)insert[p50] / 1e3, (double)insert[p99] / 1e3);
 	free(commit);
 	free(insert);
 	free(l.begun_us);

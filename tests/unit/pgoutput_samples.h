@@ -14,6 +14,8 @@ struct sample {
 	size_t len;
 };
 
+/* One message a line, as it is on the wire: kept as laid out here. */
+/* clang-format off */
 #define SAMPLE(name, bytes) {name, bytes, sizeof(bytes) - 1}
 
 #define OID "\x00\x00\x40\x01"
@@ -62,5 +64,6 @@ static const struct sample samples[S_COUNT] = {
 	[S_ABORT] = SAMPLE("abort", "A\x00\x00\x02\xf5\x00\x00\x02\xf6"),
 	[S_ABORT_LONG] = SAMPLE("abort-long", "A\x00\x00\x02\xf5\x00\x00\x02\xf6" LSN1 TS),
 };
+/* clang-format on */
 
 #endif
