@@ -139,16 +139,15 @@ static void foreign_names(const struct daemon_info *info, const char *text, stru
 	config_destroy(&cfg);
 }
 
-/* Reads a whole file or memfd from its start; text is owned by the caller and zero-terminated. */
+/* Reads a whole file or memfd from its start. The memfd of a configuration is one open file for all
+ * workers, which read it at the same time: its offset belongs to nobody. */
 static int read_text(int fd, struct buf *text)
 {
-	if (lseek(fd, 0, SEEK_SET) < 0)
-		return -errno;
 	for (;;) {
 		uint8_t *room = buf_reserve(text, 16384);
 		if (room == NULL)
 			return -EFBIG;
-		ssize_t n = read(fd, room, 16384);
+		ssize_t n = pread(fd, room, 16384, (off_t)text->len_bytes);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)

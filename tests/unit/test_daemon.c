@@ -372,9 +372,12 @@ static void tell_config(struct world *w, const char *text)
 static void tell_reload(struct world *w, uint32_t id, const char *text)
 {
 	int fd = memfd_of(text);
+	assert_int_equal(lseek(fd, 3, SEEK_SET), 3);
 	tell_text(w, WORKER_MSG_RELOAD, id, "info", fd);
-	close(fd);
 	wait_for(w, WORKER_MSG_RELOADED);
+	/* Other workers read the same open file now: none of them may move its offset. */
+	assert_int_equal(lseek(fd, 0, SEEK_CUR), 3);
+	close(fd);
 	assert_int_equal(w->got[WORKER_MSG_RELOADED].id, id);
 }
 
