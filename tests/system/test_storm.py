@@ -12,7 +12,7 @@ import random
 import signal
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 
 import paho.mqtt.client as mqtt
 import psycopg2
@@ -145,38 +145,43 @@ def writer(suite, n, target, deadline, state):
 
 
 class Publisher:
-    """Publishes numbered messages with a window of 20, remembers what was acknowledged."""
+    """Publishes numbered messages with a window of 20, remembers what was acknowledged.
+
+    The client library calls on_publish under a lock that its publish() takes too: the callback only
+    notes the id, and the publishing thread does the rest."""
 
     def __init__(self, suite, n, stop):
-        self.acked, self.sent, self.mids = set(), 0, {}
-        self.lock = threading.Lock()
+        self.acked, self.sent, self.waiting = set(), 0, {}
+        self.answered = deque()
+        self.disconnects = 0
         self.client = mqtt.Client(client_id=f"storm-pub-{n}", protocol=mqtt.MQTTv311)
         self.client.max_inflight_messages_set(20)
         self.client.max_queued_messages_set(0)
-        self.client.on_publish = self._on_publish
+        self.client.on_publish = lambda client, userdata, mid: self.answered.append(mid)
+        self.client.on_disconnect = self._on_disconnect
         self.client.connect("127.0.0.1", suite.mqtt_port)
         self.client.loop_start()
         self.n, self.stop = n, stop
-        self.disconnects = 0
-        self.client.on_disconnect = self._on_disconnect
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _on_disconnect(self, client, userdata, rc):
         self.disconnects += rc != 0
 
-    def _on_publish(self, client, userdata, mid):
-        with self.lock:
-            self.acked.add(self.mids.pop(mid, None))
-
     def _run(self):
         while not self.stop.is_set():
-            with self.lock:
-                if len(self.mids) < 20:
-                    payload = f"{self.n}-{self.sent}"
-                    self.sent += 1
-                    self.mids[self.client.publish(f"storm/{self.n}", payload, qos=1).mid] = payload
+            self.collect()
+            if len(self.waiting) < 20:
+                payload = f"{self.n}-{self.sent}"
+                self.sent += 1
+                self.waiting[self.client.publish(f"storm/{self.n}", payload, qos=1).mid] = payload
             time.sleep(0.002)
+
+    def collect(self):
+        """Takes the acknowledgements that have come; returns how many are still to come."""
+        while self.answered:
+            self.acked.add(self.waiting.pop(self.answered.popleft()))
+        return len(self.waiting)
 
 
 def check_changes(events, final, rows):
@@ -242,7 +247,8 @@ def test_storm(make_suite):
     duplicates = check_changes(events, final, ROWS)
 
     for p in publishers:
-        wait_until("publishers' window is empty", lambda p=p: not p.mids, 60)
+        p.thread.join(30)
+        wait_until("every publish is acknowledged", lambda p=p: p.collect() == 0, 60)
         p.client.disconnect()
         p.client.loop_stop()
         assert p.disconnects == 0
