@@ -387,6 +387,17 @@ static void one_step(struct worker *w, enum fsm_event event)
 		w->host->ops->on_state(w, from, w->host->arg);
 }
 
+static void save_deaths(struct worker *w)
+{
+	const char *state_dir = w->host->place->state_dir;
+	int err = deaths_save(&w->host->deaths, state_dir);
+
+	if (err != 0)
+		log_limited(LOG_LEVEL_WARNING, "worker.deaths",
+			"cannot write %s/deaths.json: %s; status forgets it with this process",
+			state_dir, err_str(err));
+}
+
 void worker_event(struct worker *w, enum fsm_event event)
 {
 	OBJ_CHECK(w, WORKER_MAGIC);
@@ -396,6 +407,7 @@ void worker_event(struct worker *w, enum fsm_event event)
 		death_set(&death_of(w)->last_exit, w->why);
 		w->why = NULL;
 		one_step(w, FSM_EV_EXIT_OTHER);
+		save_deaths(w);
 	}
 }
 
@@ -541,7 +553,6 @@ static void record_death(struct worker *w, pid_t pid)
 {
 	struct death *d = death_of(w);
 	char *how = death_describe(w->wait_status);
-	int err;
 
 	if (w->why != NULL) {
 		death_set(&d->last_exit, xasprintf("%s; %s", w->why, how));
@@ -554,11 +565,6 @@ static void record_death(struct worker *w, pid_t pid)
 	take_panic_line(w);
 	if (WIFSIGNALED(w->wait_status) && WCOREDUMP(w->wait_status))
 		death_set(&d->core, death_find_core(w->host->place->state_dir, pid));
-	err = deaths_save(&w->host->deaths, w->host->place->state_dir);
-	if (err != 0)
-		log_limited(LOG_LEVEL_WARNING, "worker.deaths",
-			"cannot write %s/deaths.json: %s; status forgets it with this process",
-			w->host->place->state_dir, err_str(err));
 }
 
 /* Its exit is known and its last words are read. */
@@ -577,7 +583,8 @@ static void finish(struct worker *w)
 	else if (WIFEXITED(w->wait_status) && WEXITSTATUS(w->wait_status) == EXIT_CONFIG)
 		event = FSM_EV_EXIT_CONFIG;
 	record_death(w, pid);
-	worker_event(w, event);
+	worker_event(w, event); /* counts it */
+	save_deaths(w);
 }
 
 static void on_linger(void *arg)

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -566,6 +567,10 @@ def test_after_sigkill_of_the_supervisor(make):
     s = make()
     wal, broker = s.wait_up()
     instance = s.ask("suite.info")[0][0]["instance"]
+    os.kill(broker["pid"], signal.SIGKILL)
+    wait_until("it is up again", lambda: s.status("brokerd")["restarts"] == 1)
+    broker = s.wait_state("brokerd", "UP")
+    assert broker["deaths"] == 1
     s.process.kill()
     s.process.wait()
     wait_until("the workers finish", lambda: not process_alive(wal["pid"]) and not process_alive(broker["pid"]))
@@ -573,6 +578,7 @@ def test_after_sigkill_of_the_supervisor(make):
     s.start("-f")
     s.wait_up()
     assert s.ask("suite.info")[0][0]["instance"] == instance and len(instance) == 32
+    assert s.status("brokerd")["deaths"] == 1
 
 
 def test_commands(make):
