@@ -222,12 +222,14 @@ static void act_send_stop(struct worker *w)
 
 static void act_abort(struct worker *w)
 {
-	kill(w->pid, SIGABRT); /* it is our child and not reaped: the pid is its */
+	if (!w->reaped)
+		kill(w->pid, SIGABRT); /* it is our child and not reaped: the pid is its */
 }
 
 static void act_kill(struct worker *w)
 {
-	kill(w->pid, SIGKILL);
+	if (!w->reaped) /* its last words may come later than its exit */
+		kill(w->pid, SIGKILL);
 }
 
 static void act_announce_up(struct worker *w)
