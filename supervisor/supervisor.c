@@ -71,10 +71,14 @@ static void stop_next(struct supervisor *s)
 {
 	for (size_t i = 0; i < ARRAY_LEN(roles_stop_order); i++) {
 		struct worker *w = s->workers[roles_stop_order[i]];
+		uint32_t bit = 1U << roles_stop_order[i];
+		bool hurry = s->hurry && (s->hurried & bit) == 0;
 
 		if (w->state == FSM_DOWN)
 			continue;
-		worker_event(w, s->hurry ? FSM_EV_HURRY : FSM_EV_STOP);
+		if (hurry)
+			s->hurried |= bit;
+		worker_event(w, hurry ? FSM_EV_HURRY : FSM_EV_STOP);
 		if (w->state != FSM_DOWN)
 			return; /* invariant 2 */
 	}

@@ -54,6 +54,7 @@ struct supervisor {
 	const struct supervisor_options *options;
 	enum supervisor_phase phase;
 	bool hurry;
+	uint32_t hurried; /* mask of roles that were told: a third signal must not prolong it */
 	struct ev_loop *loop;
 	struct place place;
 	struct settings *settings;
