@@ -209,11 +209,8 @@ static void swap_settings(struct supervisor *s)
 	struct reload *r = &s->reload;
 	struct settings *settings = s->settings;
 	struct listener_set *listeners = s->listeners;
-	const uint32_t database = 1U << ROLE_POSTGRES;
 	enum log_level level;
 
-	/* The mode of the database cannot change under the workers that use it. */
-	r->next->roles = (r->next->roles & ~database) | (settings->roles & database);
 	s->host.settings = s->settings = r->next;
 	s->host.listeners = s->listeners = r->next_listeners;
 	r->next = settings;
@@ -261,6 +258,21 @@ static void ask_workers(struct supervisor *s)
 	supervisor_review(s);
 }
 
+/* A worker that is restarted for another key, or dies, would go to the other database alone. */
+static int check_mode(struct supervisor *s)
+{
+	const char *is = conf_str(s->settings->conf, "postgres.mode");
+	const char *next = conf_str(s->reload.next->conf, "postgres.mode");
+
+	if (strcmp(is, next) == 0)
+		return 0;
+	buf_printf(&s->reload.findings,
+		"postgres.mode: cannot change from \"%s\" to \"%s\" while the suite runs; stop "
+		"howdahd and start it again\n",
+		is, next);
+	return -ERR_CONFIG;
+}
+
 void reload_start(struct supervisor *s, struct ctl_client *client)
 {
 	struct reload *r = &s->reload;
@@ -285,6 +297,8 @@ void reload_start(struct supervisor *s, struct ctl_client *client)
 	buf_init(&r->findings, FINDINGS_MAX);
 	err = settings_load(s->options->conf_file, &r->next, &r->findings);
 	if (err == 0)
+		err = check_mode(s);
+	if (err == 0)
 		err = listeners_open(r->next->conf, r->next->roles, s->listeners,
 			&r->next_listeners, &r->findings);
 	if (err == 0)
@@ -293,18 +307,37 @@ void reload_start(struct supervisor *s, struct ctl_client *client)
 		reload_refuse(s);
 }
 
+/* The answer to being given the present configuration, again or late. */
+static void on_late_verdict(struct supervisor *s, struct worker *w, bool ok, const char *text)
+{
+	struct buf keys;
+
+	if (!ok) {
+		log_error("suite.reload",
+			"%s: runs with an older configuration, since it refuses the present one: "
+			"%s; mend it and reload",
+			w->info->name, text);
+		return;
+	}
+	buf_init(&keys, 0);
+	take_keys(text, "worker:", &keys);
+	if (keys.len_bytes > 0) {
+		log_info("suite.reload", "%s: %s changed while it started: restarted",
+			w->info->name, buf_cstr(&keys));
+		s->reload.restart |= 1U << w->info->role;
+		supervisor_review(s);
+	}
+	buf_free(&keys);
+}
+
 void reload_on_verdict(struct supervisor *s, struct worker *w, bool ok, const char *text)
 {
 	struct reload *r = &s->reload;
 	uint32_t bit = 1U << w->info->role;
 
 	if (!r->running || (r->waiting & bit) == 0) {
-		/* The answer to being given the present configuration, again or late. */
-		if (!ok && w->offered == s->settings->serial)
-			log_error("suite.reload",
-				"%s: runs with an older configuration, since it refuses the "
-				"present one: %s; mend it and reload",
-				w->info->name, text);
+		if (w->offered == s->settings->serial)
+			on_late_verdict(s, w, ok, text);
 		return;
 	}
 	r->waiting &= ~bit;
@@ -315,10 +348,20 @@ void reload_on_verdict(struct supervisor *s, struct worker *w, bool ok, const ch
 	supervisor_review(s);
 }
 
+static void restart_late(struct supervisor *s)
+{
+	for (uint32_t role = 0; role < ROLE_COUNT; role++)
+		if ((s->reload.restart & 1U << role) != 0 && s->workers[role]->state == FSM_UP &&
+			supervisor_wants(s, role))
+			worker_event(s->workers[role], FSM_EV_RESTART);
+	s->reload.restart = 0;
+}
+
 void reload_review(struct supervisor *s)
 {
 	struct reload *r = &s->reload;
 
+	restart_late(s);
 	if (!r->running)
 		return;
 	for (uint32_t role = 0; role < ROLE_COUNT; role++) {

@@ -45,6 +45,7 @@ struct reload {
 	uint32_t asked, waiting;   /* masks of roles */
 	struct buf findings;       /* one per line */
 	char *pending[ROLE_COUNT]; /* what a worker said needs a restart; owned, may be NULL */
+	uint32_t restart; /* mask: took the present configuration late, and need one for it */
 	struct ev_timer timer;
 	struct ctl_client *client; /* who asked; NULL: a signal, or it left */
 };

@@ -60,6 +60,7 @@ struct daemon_run {
 	struct ctl_server *ctl;       /* from RUNNING on */
 	struct ev_signal sigterm;
 	struct ev_timer orphan_timer;
+	struct conf *born; /* the snapshot that init saw; owned, may be d.conf */
 	bool ready_sent;
 	int exit_status;
 	char status[DAEMON_STATUS_MAX];
@@ -322,6 +323,7 @@ static int on_config(struct daemon_run *run, struct imsg *msg)
 	err = judge_config(d->info, fd, CONFIG_NAME, &d->conf, &findings);
 	(void)close(fd); /* was only read */
 	if (err == 0) {
+		run->born = d->conf;
 		run->phase = PHASE_CONFIGURED;
 	} else {
 		log_findings(&findings);
@@ -406,10 +408,13 @@ static int take_snapshot(
 		conf_free(&next);
 		return -ERR_CONFIG;
 	}
+	/* What needs a restart is what differs from the values at its birth, whichever reload
+	 * brought it; and a reload that is taken back needs none. */
+	conf_changes(run->born, next, add_change, pending);
 	struct conf *old = d->conf;
-	conf_changes(old, next, add_change, pending);
 	d->conf = next;
-	conf_free(&old);
+	if (old != run->born)
+		conf_free(&old);
 	return 0;
 }
 
@@ -657,6 +662,8 @@ static void run_free(struct daemon_run *run)
 			(void)close(d->listeners[i].fd); /* the supervisor keeps its own */
 	}
 	ev_loop_free(&d->loop);
+	if (d->conf != run->born)
+		conf_free(&run->born);
 	conf_free(&d->conf);
 	stats_free(&d->stats);
 	free(d->node);

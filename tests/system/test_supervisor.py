@@ -465,8 +465,10 @@ def test_reload_verdicts(make):
     assert pids == [s.status(w)["pid"] for w in ("walstreamd", "brokerd")]
     s.write_conf(top='log_level = "debug";', mode="embedded")
     rows, error = s.ask("reload")
-    assert error is None and any(r["verdict"] == "restart" and "postgres.mode" in r["text"] for r in rows)
+    assert error["code"] == "invalid" and "postgres.mode: cannot change" in rows[0]["text"]
     assert s.status("postgres") is None
+    s.write_conf(top='log_level = "debug";', brokerd='fake = "new";')
+    assert s.ask("reload")[1] is None
     # SIGHUP is the same without an answer.
     s.write_conf(brokerd='fake = "hup";')
     s.process.send_signal(signal.SIGHUP)
@@ -511,6 +513,33 @@ def test_reload_while_one_starts(make):
     assert s.ask("reload")[1] is None
     s.wait_state("brokerd", "UP")
     wait_until("text", lambda: s.status("brokerd")["text"] == "fake, reloaded later")
+    assert s.status("brokerd")["restarts"] == 0
+
+
+def test_reload_of_a_slow_key_while_one_starts(make):
+    """Once it is ready it takes it, says what needs a restart, and is restarted."""
+    s = make(deeds={"brokerd": "late-ready"})
+    s.wait_state("walstreamd", "UP")
+    pid = s.wait_state("brokerd", "STARTING")["pid"]
+    wait_until("it is in its init", lambda: s.status("brokerd")["text"])
+    s.deed("brokerd", "well")
+    s.write_conf(brokerd='slow_key = "x";')
+    assert s.ask("reload")[1] is None
+    wait_until("restarted", lambda: s.status("brokerd")["pid"] not in (None, pid))
+    row = s.wait_state("brokerd", "UP")
+    assert row["restarts"] == 1 and row["deaths"] == 0
+    assert "brokerd.slow_key changed while it started" in s.log()
+
+
+def test_reload_that_is_taken_back_restarts_nobody(make):
+    s = make()
+    pids = [row["pid"] for row in s.wait_up()]
+    s.write_conf(brokerd='slow_key = "x";', walstreamd='fake = "bad";')
+    assert s.ask("reload")[1]["code"] == "invalid"
+    s.write_conf()
+    rows, error = s.ask("reload")
+    assert error is None and all(r["text"] == "taken" for r in rows)
+    assert pids == [s.wait_state(w, "UP")["pid"] for w in ("walstreamd", "brokerd")]
 
 
 def test_reload_enables_and_disables(make):
