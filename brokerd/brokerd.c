@@ -91,7 +91,8 @@ static void on_tick(void *arg)
 		daemon_status(self->d, "%zu clients; sources pause for %zu slow subscribers",
 			self->b->n_sessions, self->b->n_congested);
 	else
-		daemon_status(self->d, "%zu clients", self->b->n_sessions);
+		daemon_status(self->d, "%zu client%s", self->b->n_sessions,
+			self->b->n_sessions == 1 ? "" : "s");
 	ev_timer_start(&self->tick, TICK_MS);
 }
 

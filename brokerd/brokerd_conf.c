@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
- * The section "brokerd" of the configuration, see brokerd_conf.h. A URL is mqtt://HOST:PORT, the
- * host a name, an IPv4 address or an IPv6 address in brackets.
+ * The section "brokerd" of the configuration, see brokerd_conf.h. A URL is
+ * mqtt://HOST[:PORT], see common/base/listen_url.h.
  */
 #include "config.h"
 
@@ -11,62 +11,31 @@
 
 #include "brokerd/brokerd_conf.h"
 #include "common/base/err.h"
+#include "common/base/listen_url.h"
 #include "common/base/mem.h"
 #include "common/pg/pgconf.h"
 
 #define URL_SCHEME "mqtt://"
-#define URL_HOST_MAX 255
-
-/* Splits a URL; false if it is none. ret_host: URL_HOST_MAX + 1 bytes, without brackets. */
-static bool url_split(const char *url, char *ret_host, const char **ret_port)
-{
-	if (strncmp(url, URL_SCHEME, strlen(URL_SCHEME)) != 0)
-		return false;
-	const char *host = url + strlen(URL_SCHEME), *end;
-	if (*host == '[') {
-		end = strchr(++host, ']');
-		if (end == NULL || end[1] != ':')
-			return false;
-		*ret_port = end + 2;
-	} else {
-		end = strrchr(host, ':');
-		if (end == NULL || memchr(host, ':', (size_t)(end - host)) != NULL)
-			return false;
-		*ret_port = end + 1;
-	}
-	size_t len = (size_t)(end - host);
-	if (len == 0 || len > URL_HOST_MAX || memchr(host, '/', len) != NULL)
-		return false;
-	memcpy(ret_host, host, len);
-	ret_host[len] = '\0';
-	return true;
-}
 
 const char *brokerd_url_error(const char *url)
 {
-	char host[URL_HOST_MAX + 1];
-	const char *port;
+	char host[LISTEN_URL_HOST_MAX], port[LISTEN_URL_PORT_MAX];
 	static const char *const later[] = {"mqtts://", "ws://", "wss://"};
 	for (size_t i = 0; i < ARRAY_LEN(later); i++) {
 		if (strncmp(url, later[i], strlen(later[i])) == 0)
 			return "this version listens for mqtt:// only, not for TLS or WebSocket";
 	}
-	if (!url_split(url, host, &port))
-		return "is not mqtt://HOST:PORT";
-	char *end;
-	unsigned long n = strtoul(port, &end, 10);
-	if (*port < '0' || *port > '9' || *end != '\0' || n < 1 || n > 65535)
-		return "the port is not a number from 1 to 65535";
-	return NULL;
+	if (strncmp(url, URL_SCHEME, strlen(URL_SCHEME)) != 0)
+		return "must look like mqtt://127.0.0.1:1883";
+	return listen_url_parse(url, host, port);
 }
 
 bool brokerd_url_is_loopback(const char *url)
 {
-	char host[URL_HOST_MAX + 1];
-	const char *port;
+	char host[LISTEN_URL_HOST_MAX], port[LISTEN_URL_PORT_MAX];
 	struct in_addr v4;
 	struct in6_addr v6;
-	if (!url_split(url, host, &port))
+	if (brokerd_url_error(url) != NULL || listen_url_parse(url, host, port) != NULL)
 		return false;
 	if (inet_pton(AF_INET, host, &v4) == 1)
 		return ntohl(v4.s_addr) >> 24 == 127;

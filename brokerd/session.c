@@ -266,7 +266,8 @@ void session_flush(struct session *s)
 /* CONNECT that is longer than max_packet: 5.0 has an answer, if we already see that it is 5.0. */
 static void refuse_large(struct session *s, const uint8_t *data, size_t len, size_t header)
 {
-	static const char why[] = "the packet is longer than brokerd.max_packet";
+	static const char why[] =
+		"the packet is longer than brokerd.max_packet allows; raise it or send less";
 	static const uint8_t v5[] = {0, 4, 'M', 'Q', 'T', 'T', MQTT_VERSION_5};
 	if (s->state == SESSION_UP) {
 		session_end(s, END_TOO_LARGE, why);

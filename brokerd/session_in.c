@@ -247,8 +247,10 @@ static bool check_connect(struct session *s, const struct mqtt_packet *p)
 			"the client identifier is longer than 1024 bytes"},
 		{c->client_id.len == 0 && p->version != MQTT_VERSION_5 && !c->clean_start,
 			END_CLIENT_ID, "an empty client identifier needs a clean session"},
-		{c->has_will && c->will_qos == 2, END_QOS, "a will with QoS 2 is not supported"},
-		{c->has_will && c->will_retain, END_RETAIN, "a retained will is not supported"},
+		{c->has_will && c->will_qos == 2, END_QOS,
+			"a will with QoS 2 is not supported; use QoS 0 or 1"},
+		{c->has_will && c->will_retain, END_RETAIN,
+			"a retained will is not supported; clear its retain flag"},
 	};
 	for (size_t i = 0; i < ARRAY_LEN(checks); i++) {
 		if (checks[i].bad) {
@@ -461,9 +463,10 @@ static enum handled on_publish(struct session *s, const struct mqtt_packet *p)
 	struct mqtt_bytes topic = {0};
 	const char *why = NULL;
 	if (pub->retain) {
-		session_end(s, END_RETAIN, "the retain flag is not supported");
+		session_end(s, END_RETAIN,
+			"retained messages are not supported; publish without the retain flag");
 	} else if (pub->qos == 2) {
-		session_end(s, END_QOS, "QoS 2 is not supported");
+		session_end(s, END_QOS, "QoS 2 is not supported; publish with QoS 0 or 1");
 	} else if (mqtt_prop_has(&p->props, MQTT_PROP_SUBSCRIPTION_ID)) {
 		session_end(s, END_PROTOCOL, "a subscription identifier in a client's PUBLISH");
 	} else if (resolve_alias(s, p, &topic)) {

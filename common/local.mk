@@ -14,6 +14,8 @@ common_libbase_a_SOURCES = \
 	common/base/ev.c \
 	common/base/ev.h \
 	common/base/list.h \
+	common/base/listen_url.c \
+	common/base/listen_url.h \
 	common/base/log.c \
 	common/base/log.h \
 	common/base/log_panic.h \

@@ -162,6 +162,17 @@ static const struct check checks[] = {
 		" ELSE format('SELECT howdah_mqtt.publish_table(%L, %L, %s, %L, %L);',"
 		" format('%I.%I', schema, \"table\"), topic, qos, payload, name) END"
 		" FROM howdah_mqtt.mapping, (SELECT $1::text) x WHERE NOT published"},
+	{"templates", true, "every mapping names columns that are there",
+		"SELECT 'warning', format('mapping %s of %I.%I names {%s}, which is no column of "
+		"it: nothing stands in its place', name, schema, \"table\", word),"
+		" format('SELECT howdah_mqtt.publish_table(%L, %L, %s, %L, %L); -- with that name "
+		"mended',"
+		" format('%I.%I', schema, \"table\"), topic, qos, payload, name)"
+		" FROM (SELECT $1::text) x, howdah_mqtt.mapping m CROSS JOIN LATERAL (SELECT "
+		"DISTINCT unnest("
+		"howdah_mqtt.template_unknown(m.relid::regclass, m.topic, true) ||"
+		" howdah_mqtt.template_unknown(m.relid::regclass, m.payload, false)) AS word) u"
+		" WHERE \"table\" IS NOT NULL"},
 };
 
 static void say(struct db *db, bool *bad, const char *check, const char *result,

@@ -166,5 +166,6 @@ int output_end(struct output *o)
 	write_block(o);
 	json_decref(o->rows);
 	o->rows = NULL;
-	return fflush(o->f) != 0 || ferror(o->f) ? -EIO : 0;
+	errno = EIO;
+	return fflush(o->f) != 0 || ferror(o->f) ? -errno : 0;
 }

@@ -95,7 +95,7 @@ static int connect_failed(struct pgctl *p, const char *socket, int err)
 		return pgctl_fail(p, PGCTL_DENIED, "run it as root or as the suite's user",
 			"cannot connect to %s: %s", socket, err_str(err));
 	return pgctl_fail(p, PGCTL_UNREACHABLE,
-		"start it (systemctl start howdah), or name its socket with -s or its "
+		"start it (howdahd, see howdahd(8)), or name its socket with -s or its "
 		"configuration with -c",
 		"the suite does not answer on %s: %s", socket, err_str(err));
 }
@@ -289,9 +289,12 @@ int pgctl_run(int argc, char **argv, FILE *out, FILE *err)
 	} else {
 		status = run_words(&p, (const char *const *)argv + optind, (size_t)(argc - optind));
 	}
-	if (output_end(&p.out) != 0 && status == PGCTL_OK)
-		status = pgctl_fail(
-			&p, PGCTL_FAILED, "look for room on its disk", "cannot write the answer");
+	int wrote = output_end(&p.out);
+	if (wrote == -EPIPE && status == PGCTL_OK)
+		status = PGCTL_FAILED; /* the reader has seen enough: nobody to complain to */
+	else if (wrote != 0 && status == PGCTL_OK)
+		status = pgctl_fail(&p, PGCTL_FAILED, "look for room on its disk",
+			"cannot write the answer: %s", err_str(wrote));
 	free(p.socket);
 	return status;
 }

@@ -13,6 +13,7 @@
 #include <libconfig.h>
 #include <libgen.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -205,10 +206,26 @@ int place_find(struct pgctl *p, struct place *ret_place)
 
 /* ---- The database -------------------------------------------------------------------------- */
 
-static void ignore_notice(void *arg, const char *message)
+/* A warning is for the user; what is less than that is not: an error or a row says it. */
+static void show_warning(void *arg, const PGresult *res)
 {
-	(void)arg;
-	(void)message; /* what matters is an error or a row */
+	struct pgctl *p = arg;
+	const char *severity = PQresultErrorField(res, PG_DIAG_SEVERITY_NONLOCALIZED);
+	const char *message = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+	const char *hint = PQresultErrorField(res, PG_DIAG_MESSAGE_HINT);
+	if (severity == NULL || strcmp(severity, "WARNING") != 0 || message == NULL)
+		return;
+	if (p->json) {
+		json_t *w =
+			json_pack("{s:{s:s,s:s?}}", "warning", "message", message, "hint", hint);
+		if (w != NULL)
+			(void)json_dumpf(w, p->err, JSON_COMPACT); /* nowhere else to complain */
+		fputc('\n', p->err);
+		json_decref(w);
+	} else {
+		fprintf(p->err, "pgctl: warning: %s%s%s\n", message, hint != NULL ? "; " : "",
+			hint != NULL ? hint : "");
+	}
 }
 
 int db_open(struct pgctl *p, struct db *db)
@@ -223,7 +240,7 @@ int db_open(struct pgctl *p, struct db *db)
 		CONNECT_TIMEOUT_S, "UTF8", db->place.conninfo, "howdah pgctl", NULL};
 	db->pg = PQconnectdbParams(keywords, values, 1);
 	if (PQstatus(db->pg) == CONNECTION_OK) {
-		PQsetNoticeProcessor(db->pg, ignore_notice, NULL);
+		PQsetNoticeReceiver(db->pg, show_warning, p);
 		return PGCTL_OK;
 	}
 	char *why = xstrndup(PQerrorMessage(db->pg), strcspn(PQerrorMessage(db->pg), "\n"));
@@ -260,6 +277,9 @@ int db_failed(struct db *db, const PGresult *res)
 					   (strcmp(state, "42P01") == 0 && message != NULL &&
 						   strstr(message, "howdah") != NULL))) {
 		hint = "install the schema: pgctl db init";
+	} else if (hint == NULL && strcmp(state, "42P01") == 0) {
+		hint = "write it as schema.table; a dropped table is named by its relid, which "
+		       "pgctl mqtt map list shows";
 	}
 	status = pgctl_fail(db->p, status, hint, "%s", message != NULL ? message : why);
 	free(why);

@@ -25,6 +25,9 @@ static const char usage[] =
 	"       howdahd -V | -h           version, this text\n"
 	"-f stays in the foreground. See howdahd(8) and howdah.conf(5).\n";
 
+static const struct option long_options[] = {
+	{"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'}, {0}};
+
 /* In the parent: its exit status, once the child has started or failed. In the child: -1. */
 static int go_background(struct supervisor_options *options)
 {
@@ -61,7 +64,7 @@ int main(int argc, char **argv)
 	bool test = false, foreground = getenv("NOTIFY_SOCKET") != NULL;
 	int status = -1;
 
-	for (int opt; (opt = getopt(argc, argv, "c:D:fhL:tV")) != -1;) {
+	for (int opt; (opt = getopt_long(argc, argv, "c:D:fhL:tV", long_options, NULL)) != -1;) {
 		if (opt == 'c')
 			options.conf_file = optarg;
 		else if (opt == 'D')

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "common/base/err.h"
+#include "common/base/listen_url.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
 #include "common/base/proc.h"
@@ -28,66 +29,6 @@
 #include "supervisor/roles.h"
 
 MEM_TYPE(mem_listener_set, "listener_set");
-
-/* Ports of schemes that are registered with IANA. */
-static const struct {
-	const char *scheme, *port;
-} default_ports[] = {
-	{"mqtt", "1883"},
-	{"mqtts", "8883"},
-};
-
-static const char *default_port(const char *url, size_t scheme_len)
-{
-	for (size_t i = 0; i < ARRAY_LEN(default_ports); i++)
-		if (strlen(default_ports[i].scheme) == scheme_len &&
-			strncmp(url, default_ports[i].scheme, scheme_len) == 0)
-			return default_ports[i].port;
-	return NULL;
-}
-
-static const char *port_check(const char *port)
-{
-	size_t len = strspn(port, "0123456789");
-
-	if (len == 0 || len > 5 || port[len] != '\0' || atoi(port) < 1 || atoi(port) > 65535)
-		return "the port must be a number from 1 to 65535";
-	return NULL;
-}
-
-const char *listener_url_parse(const char *url, char *ret_host, char *ret_port)
-{
-	const char *sep = strstr(url, "://"), *host, *end, *port;
-
-	if (sep == NULL || sep == url)
-		return "must look like mqtt://127.0.0.1:1883";
-	host = sep + 3;
-	if (*host == '[') {
-		end = strchr(++host, ']');
-		if (end == NULL)
-			return "the bracket of the IPv6 address is not closed";
-		port = end + 1;
-	} else {
-		end = host + strcspn(host, ":/");
-		port = end;
-	}
-	if (end == host || end - host >= LISTENER_HOST_MAX)
-		return "the host is missing or too long";
-	if (*port == ':')
-		port++;
-	else if (*port == '\0')
-		port = default_port(url, (size_t)(sep - url));
-	else
-		return "nothing may follow the port";
-	if (port == NULL)
-		return "the port is missing";
-	if (port_check(port) != NULL)
-		return port_check(port);
-	memcpy(ret_host, host, (size_t)(end - host));
-	ret_host[end - host] = '\0';
-	snprintf(ret_port, 6, "%s", port);
-	return NULL;
-}
 
 static size_t count_of(const struct listener_set *set, uint32_t role)
 {
@@ -176,8 +117,8 @@ static const char *bind_remedy(int err)
 static int bind_url(struct listener_set *set, uint32_t role, const char *url, struct buf *why)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list, *ai;
-	char host[LISTENER_HOST_MAX], port[6];
-	const char *bad = listener_url_parse(url, host, port);
+	char host[LISTEN_URL_HOST_MAX], port[LISTEN_URL_PORT_MAX];
+	const char *bad = listen_url_parse(url, host, port);
 	int err, bound = 0;
 
 	if (bad != NULL) {

@@ -17,7 +17,6 @@
 #include "common/base/conf.h"
 
 #define LISTENERS_MAX 64
-#define LISTENER_HOST_MAX 256
 
 struct listener {
 	uint32_t role;
@@ -41,9 +40,5 @@ int listeners_open(const struct conf *conf, uint32_t roles, const struct listene
 void listeners_free(struct listener_set **set);
 /* Does this role have the same urls in both? */
 bool listeners_same(const struct listener_set *a, const struct listener_set *b, uint32_t role);
-
-/* Pure: "mqtt://[::1]:1883" -> "::1", "1883". NULL, or why not (static text). host has room for
- * LISTENER_HOST_MAX bytes, port for 6. */
-const char *listener_url_parse(const char *url, char *ret_host, char *ret_port);
 
 #endif

@@ -215,10 +215,11 @@ static int make_dirs(struct place *p, char **ret_why)
 		if (err == 0 && dirs[i].users)
 			err = check_access(p, dirs[i].path);
 		if (err != 0)
-			*ret_why =
-				xasprintf("%s: user %s cannot use %s: %s; choose another folder or "
-					  "mend its owner and those above it",
-					dirs[i].key, p->user, dirs[i].path, err_str(err));
+			*ret_why = xasprintf(
+				"%s: user %s cannot use %s: %s; set %s to a folder that %s can "
+				"write, or as root: install -d -o %s %s",
+				dirs[i].key, p->user, dirs[i].path, err_str(err), dirs[i].key,
+				p->user, p->user, dirs[i].path);
 	}
 	free(pg);
 	return err == 0 ? 0 : err == -ENOSPC ? err : -ERR_CONFIG;

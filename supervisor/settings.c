@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "common/base/err.h"
+#include "common/base/listen_url.h"
 #include "common/base/mem.h"
 #include "common/base/proc.h"
 #include "common/ipc/worker_proto.h"
@@ -45,9 +46,9 @@ static const char *check_dir(const char *text)
 
 static const char *check_url(const char *text)
 {
-	char host[LISTENER_HOST_MAX], port[6];
+	char host[LISTEN_URL_HOST_MAX], port[LISTEN_URL_PORT_MAX];
 
-	return listener_url_parse(text, host, port);
+	return listen_url_parse(text, host, port);
 }
 
 static const struct conf_row listener_rows[] = {
@@ -221,7 +222,10 @@ int settings_load(const char *file, struct settings **ret_settings, struct buf *
 				text.len_bytes) != NULL)
 		err = -EILSEQ;
 	if (err != 0)
-		buf_printf(errors, "%s: cannot be read: %s\n", file, err_str(err));
+		buf_printf(errors,
+			"%s: cannot be read: %s; name another with -c; an empty file is a "
+			"working configuration\n",
+			file, err_str(err));
 	else
 		err = settings_parse(buf_cstr(&text), file, ret_settings, errors);
 	buf_free(&text);

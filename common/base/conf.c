@@ -423,7 +423,9 @@ static void judge_value(struct parse *ps, struct value *v)
 	if (row->type != CONF_BOOL && row->type != CONF_ENUM && !judge_range(ps, v, measure))
 		return;
 	const char *why = row->validate != NULL ? row->validate(v->text) : NULL;
-	if (why != NULL) {
+	if (why != NULL && row->secret) {
+		add_finding(ps, v->line, v->path, "%s", why);
+	} else if (why != NULL) {
 		char quoted[QUOTE_BYTES];
 		add_finding(ps, v->line, v->path, "%s: %s",
 			quote(row, v->text, quoted, sizeof(quoted)), why);

@@ -106,6 +106,20 @@ AS $$
 	END
 $$;
 
+-- Names in braces that are neither a word of the templates nor a column of the table: they stand for
+-- nothing. lsn and the words after it are for payloads; in a topic they are columns.
+CREATE FUNCTION howdah_mqtt.template_unknown(relation regclass, template text, is_topic boolean)
+	RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT array_agg(DISTINCT x.word[1])
+	FROM regexp_matches(regexp_replace(template, '\{\{|\}\}', '', 'g'), '\{([^{}]+)\}', 'g') x(word)
+	WHERE x.word[1] NOT IN ('schema', 'table', 'op')
+		AND (is_topic OR x.word[1] NOT IN ('lsn', 'xid', 'ts', 'new', 'old', 'json'))
+		AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = relation
+			AND a.attname = x.word[1] AND a.attnum > 0 AND NOT a.attisdropped)
+$$;
+
 -- NULL if an update or delete can be identified, else the statement that mends it.
 CREATE FUNCTION howdah_mqtt.replica_identity_remedy(relation regclass) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -180,8 +194,12 @@ BEGIN
 			HINT = format('Changes of partitions are published as changes of their root: map %s.',
 				pg_partition_root(relation));
 	END IF;
+	IF c.relpersistence = 't' THEN
+		RAISE EXCEPTION '% is temporary: its changes are not in the WAL', relation
+			USING ERRCODE = 'wrong_object_type', HINT = 'Use an ordinary table.';
+	END IF;
 	IF c.relpersistence <> 'p' THEN
-		RAISE EXCEPTION '% is temporary or unlogged: its changes are not in the WAL', relation
+		RAISE EXCEPTION '% is unlogged: its changes are not in the WAL', relation
 			USING ERRCODE = 'wrong_object_type',
 			HINT = format('ALTER TABLE %s SET LOGGED;', relation);
 	END IF;
@@ -212,6 +230,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	why text;
+	unknown text;
 BEGIN
 	PERFORM howdah_mqtt.check_relation(r.relation, r.caller);
 	IF r.qos IS NULL OR r.qos NOT BETWEEN 0 AND 1 THEN
@@ -230,12 +249,18 @@ BEGIN
 	IF why IS NOT NULL THEN
 		RAISE EXCEPTION 'the template cannot be used: %', why
 			USING ERRCODE = 'invalid_parameter_value',
-			HINT = 'Placeholders are {schema}, {table}, {op} and {column}; a brace itself is written {{ or }}.';
+			HINT = 'Placeholders are {schema}, {table}, {op} and {column}, in a payload also {lsn}, {xid}, {ts}, {new}, {old} and {json}; a brace itself is written {{ or }}.';
 	END IF;
 
 	PERFORM howdah_mqtt.lock_relation(r.relation);
 	-- Again under the lock: it may have changed hands or its identity while we waited.
 	PERFORM howdah_mqtt.check_relation(r.relation, r.caller);
+	FOR unknown IN SELECT DISTINCT unnest(howdah_mqtt.template_unknown(r.relation, r.topic, true)
+		|| howdah_mqtt.template_unknown(r.relation, r.payload, false)) LOOP
+		RAISE WARNING '% has no column %: nothing stands in its place in the messages', r.relation,
+			quote_ident(unknown)
+			USING HINT = 'Map the table again when the name was not meant, or add the column.';
+	END LOOP;
 	DELETE FROM howdah_mqtt.publish_mapping m
 		WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.relid);
 	IF NOT howdah_mqtt.is_published(r.relation) THEN

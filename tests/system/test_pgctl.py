@@ -2,6 +2,7 @@
 """pgctl as a person and as a script uses it: tables, JSON lines, exit codes, messages with a remedy."""
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -50,7 +51,7 @@ def test_exit_codes(suite, tmp_path):
     assert suite.pgctl_raw("worker", "restart", "nobody").returncode == FAILED
     gone = subprocess.run([f"{os.environ['HOWDAH_BIN']}/pgctl", "-s", f"{suite.run_dir}/nothing.sock",
                            "status"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert gone.returncode == UNREACHABLE and "systemctl start howdah" in gone.stderr
+    assert gone.returncode == UNREACHABLE and "start it" in gone.stderr
 
 
 def test_map_add_list_remove(suite):
@@ -110,8 +111,50 @@ def test_db_status_and_doctor(suite):
     suite.pgctl("mqtt", "map", "remove", "loses_identity")
 
 
+def test_a_column_that_is_not_there(suite):
+    suite.sql("CREATE TABLE renames (id int PRIMARY KEY, area text)")
+    done = suite.pgctl_raw("mqtt", "map", "add", "renames", "r/{aera}/{op}/{id}/{{x}}", "--payload", "{new} {area}")
+    assert done.returncode == 0 and "no column aera" in done.stderr and "area:" not in done.stderr
+    done = suite.pgctl_raw("mqtt", "map", "add", "renames", "r/{area}/{id}", "--payload", "{new} {area}")
+    assert done.returncode == 0 and done.stderr == ""
+    assert not [r for r in suite.rows("doctor") if r["check"] == "templates" and r["result"] != "ok"]
+    suite.sql("ALTER TABLE renames RENAME area TO region")
+    found = [r for r in suite.rows("doctor") if r["check"] == "templates"]
+    assert [r["result"] for r in found] == ["warning"] and "{area}" in found[0]["finding"]
+    assert "publish_table" in found[0]["remedy"]
+    relid = [r["relid"] for r in suite.rows("mqtt", "map", "list") if r["table"] == "renames"][0]
+    suite.sql("DROP TABLE renames")
+    done = suite.pgctl_raw("mqtt", "map", "remove", "renames")
+    assert done.returncode == FAILED and "relid" in done.stderr
+    suite.pgctl("mqtt", "map", "remove", str(relid))
+    assert not [r for r in suite.rows("mqtt", "map", "list") if r["relid"] == relid]
+
+
+@pytest.mark.parametrize("flags", [[], ["-j"]])
+def test_a_reader_that_has_left_is_not_complained_about(suite, flags):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([f"{os.environ['HOWDAH_BIN']}/pgctl", *flags, "-s", f"{suite.run_dir}/control.sock", "stats"],
+                          stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (FAILED, "")
+
+
 def test_nodes(suite):
     assert [r["name"] for r in suite.rows("node", "list")] == [suite.node]
+
+
+def test_the_sample_configuration_shows_keys_that_exist(suite, tmp_path):
+    with open(os.path.join(os.environ["HOWDAH_SRCDIR"], "etc", "howdah.conf")) as f:
+        sample = f.read()
+    keys, n = re.subn(r"(?m)^(\s*)#([a-z_]+ = )", r"\1\2", sample)
+    assert n > 20
+    for text in (sample, keys):
+        conf = tmp_path / "howdah.conf"
+        conf.write_text(text)
+        done = subprocess.run([f"{os.environ['HOWDAH_SBIN']}/howdahd", "-t", "-c", str(conf),
+                               "-L", os.environ["HOWDAH_LIBEXEC"]], stdout=subprocess.PIPE, text=True)
+        assert done.returncode == 0 and done.stdout.endswith(": good\n"), done.stdout
 
 
 @pytest.mark.parametrize("text, word", [

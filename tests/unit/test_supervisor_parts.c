@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "common/base/err.h"
+#include "common/base/listen_url.h"
 #include "common/base/mem.h"
 #include "supervisor/deaths.h"
 #include "supervisor/listeners.h"
@@ -77,11 +78,11 @@ static void test_urls(void **state)
 		{"127.0.0.1:1883", NULL, NULL},
 		{"", NULL, NULL},
 	};
-	char host[LISTENER_HOST_MAX], port[6], *longest;
+	char host[LISTEN_URL_HOST_MAX], port[LISTEN_URL_PORT_MAX], *longest;
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-		const char *why = listener_url_parse(cases[i].url, host, port);
+		const char *why = listen_url_parse(cases[i].url, host, port);
 
 		if ((why == NULL) != (cases[i].host != NULL))
 			fail_msg("%s: %s", cases[i].url, why != NULL ? why : "was taken");
@@ -90,8 +91,8 @@ static void test_urls(void **state)
 			assert_string_equal(port, cases[i].port);
 		}
 	}
-	longest = xasprintf("mqtt://%0*d:1", LISTENER_HOST_MAX, 0);
-	assert_non_null(listener_url_parse(longest, host, port));
+	longest = xasprintf("mqtt://%0*d:1", LISTEN_URL_HOST_MAX, 0);
+	assert_non_null(listen_url_parse(longest, host, port));
 	free(longest);
 }
 
