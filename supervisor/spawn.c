@@ -201,6 +201,7 @@ static int read_report(int fd, const struct spawn_request *req, char **ret_why)
 int spawn_worker(const struct spawn_request *req, pid_t *ret_pid, char **ret_why)
 {
 	pid_t parent = getpid(), pid;
+	sigset_t all, before;
 	char **env;
 	int report[2], err;
 
@@ -210,10 +211,15 @@ int spawn_worker(const struct spawn_request *req, pid_t *ret_pid, char **ret_why
 		return err;
 	}
 	env = spawn_environment(req->generation);
+	/* Until the child has handlers of its own (child_signals), ours would run in it and write a
+	 * Ctrl-C into the event loop a second time, over the descriptors that both have. */
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &before);
 	pid = fork();
 	if (pid == 0)
 		child_main(req, env, report[1], parent);
 	err = pid < 0 ? -errno : 0;
+	sigprocmask(SIG_SETMASK, &before, NULL);
 	spawn_environment_free(env);
 	close(report[1]);
 	if (pid < 0)
