@@ -19,7 +19,6 @@ static const struct role_info roles[ROLE_COUNT] = {
 		{
 			.role = ROLE_POSTGRES,
 			.name = "postgres",
-			.embedded_only = true,
 		},
 	[ROLE_WALSTREAMD] =
 		{

@@ -27,12 +27,10 @@ struct role_times {
 
 struct role_info {
 	enum role role;
-	const char *name;      /* program in libexecdir, section of the configuration */
-	uint32_t after;        /* mask of roles that must have been UP before its first start */
-	bool embedded_only;    /* exists only with postgres.mode = "embedded" */
-	bool takes_listeners;  /* its section has `listeners` */
-	uint32_t capabilities; /* mask of those kept over the change of user: none has any */
-	uint32_t nofile;       /* RLIMIT_NOFILE asked for; 0: as high as allowed */
+	const char *name;     /* program in libexecdir, section of the configuration */
+	uint32_t after;       /* mask of roles that must have been UP before its first start */
+	bool takes_listeners; /* its section has `listeners` */
+	uint32_t nofile;      /* RLIMIT_NOFILE asked for; 0: as high as allowed */
 };
 
 const struct role_info *role_info(uint32_t role);

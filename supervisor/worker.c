@@ -537,18 +537,10 @@ static int on_message(struct imsg *msg, void *arg)
 
 static void take_panic_line(struct worker *w)
 {
-	const char *slot = stats_panic_slot(w->page);
-	size_t len = strnlen(slot, STATS_PANIC_BYTES - 1);
-	char raw[STATS_PANIC_BYTES], line[1024];
+	char line[1024];
 
-	if (len == 0)
-		return;
-	memcpy(raw, slot, len);
-	raw[len] = '\0';
-	if (strchr(raw, '\n') != NULL)
-		*strchr(raw, '\n') = '\0';
-	take_line(raw, line, sizeof(line));
-	death_set(&death_of(w)->last_assert, xstrdup(line));
+	if (*stats_panic_copy(w->page, line, sizeof(line)) != '\0')
+		death_set(&death_of(w)->last_assert, xstrdup(line));
 }
 
 static void record_death(struct worker *w, pid_t pid)
