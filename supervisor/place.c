@@ -151,6 +151,26 @@ static int find_user(struct place *p, const char *user, char **ret_why)
 	return 0;
 }
 
+/* A folder that we made just now. By descriptor, since who owns the one above may have put
+ * something else into its place; and whatever our umask has left of the mode. */
+static int own_dir(const char *path, mode_t mode, uid_t uid, gid_t gid)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	struct stat st;
+	int err = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, &st) != 0)
+		err = -errno;
+	else if (st.st_uid != geteuid())
+		err = -EPERM;
+	else if (fchmod(fd, mode) != 0 || (geteuid() == 0 && fchown(fd, uid, gid) != 0))
+		err = -errno;
+	close(fd);
+	return err;
+}
+
 /* Makes path and what is missing above it; only path itself gets this owner and mode. */
 static int make_dir(const char *path, mode_t mode, uid_t uid, gid_t gid)
 {
@@ -173,10 +193,7 @@ static int make_dir(const char *path, mode_t mode, uid_t uid, gid_t gid)
 		       : stat(path, &st) != 0 ? -errno
 		       : S_ISDIR(st.st_mode)  ? 0
 					      : -ENOTDIR;
-	/* We made it just now; a umask of ours must not narrow it. */
-	if (chmod(path, mode) != 0 || (geteuid() == 0 && chown(path, uid, gid) != 0))
-		return -errno;
-	return 0;
+	return own_dir(path, mode, uid, gid);
 }
 
 /* Can the workers' user write there? Asked as that user, since only the kernel knows. */
@@ -225,6 +242,16 @@ static int make_dirs(struct place *p, char **ret_why)
 	return err == 0 ? 0 : err == -ENOSPC ? err : -ERR_CONFIG;
 }
 
+/* The open file has this name and no other: it is no link to somebody else's file. */
+static bool is_at(int fd, const char *path)
+{
+	struct stat open_st, path_st;
+
+	return fstat(fd, &open_st) == 0 && lstat(path, &path_st) == 0 && S_ISREG(open_st.st_mode) &&
+	       path_st.st_nlink == 1 && open_st.st_dev == path_st.st_dev &&
+	       open_st.st_ino == path_st.st_ino;
+}
+
 static int take_lock(struct place *p, char **ret_why)
 {
 	char *path = xasprintf("%s/%s", p->state_dir, LOCK_FILE);
@@ -236,6 +263,8 @@ static int take_lock(struct place *p, char **ret_why)
 		err = -errno;
 	else if (flock(p->lock_fd, LOCK_EX | LOCK_NB) != 0)
 		err = errno == EWOULDBLOCK ? -ERR_STATE : -errno;
+	else if (!is_at(p->lock_fd, path))
+		err = -EMLINK;
 	len = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
 	if (err == 0 &&
 		(ftruncate(p->lock_fd, 0) != 0 || pwrite(p->lock_fd, pid, (size_t)len, 0) != len))
@@ -247,8 +276,11 @@ static int take_lock(struct place *p, char **ret_why)
 			p->state_dir, path);
 	else if (err != 0)
 		*ret_why = xasprintf(
-			"state_dir: cannot write %s: %s; mend its owner or free some space", path,
-			err_str(err));
+			err == -EMLINK
+				? "state_dir: %s is no plain file of its own (%s); remove it"
+				: "state_dir: cannot write %s: %s; mend its owner or free some "
+				  "space",
+			path, err_str(err));
 	free(path);
 	return err;
 }
@@ -301,14 +333,26 @@ static int find_instance(struct place *p, char **ret_why)
 	return err;
 }
 
+/* Without doubled slashes and one at the end: PostgreSQL writes its folder's name like that. */
+static char *plain_path(const char *path)
+{
+	char *copy = xstrdup(path), *to = copy;
+
+	for (const char *from = path; *from != '\0'; from++)
+		if (*from != '/' || (from[1] != '/' && (from[1] != '\0' || to == copy)))
+			*to++ = *from;
+	*to = '\0';
+	return copy;
+}
+
 int place_open(struct place *p, const char *state_dir, const char *run_dir, const char *user,
 	char **ret_why)
 {
 	int err;
 
 	*p = (struct place){.lock_fd = -1};
-	p->state_dir = xstrdup(state_dir);
-	p->run_dir = xstrdup(run_dir);
+	p->state_dir = plain_path(state_dir);
+	p->run_dir = plain_path(run_dir);
 	err = find_user(p, user, ret_why);
 	if (err == 0)
 		err = make_dirs(p, ret_why);

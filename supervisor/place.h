@@ -4,8 +4,8 @@
  * and small files written whole.
  *
  * As root the folders and what the workers own in them belong to `user`, whom nobody trusts here:
- * files that root writes there are made with O_EXCL and O_NOFOLLOW, and read only if they are plain
- * files.
+ * files that root writes there are made with O_EXCL and O_NOFOLLOW (the lock: opened with
+ * O_NOFOLLOW and no link to another file), and read only if they are plain files.
  */
 #ifndef SUPERVISOR_PLACE_H
 #define SUPERVISOR_PLACE_H

@@ -41,7 +41,15 @@ static const char *check_node(const char *text)
 
 static const char *check_dir(const char *text)
 {
-	return *text == '/' ? NULL : "must be an absolute path";
+	if (*text != '/')
+		return "must be an absolute path";
+	for (const char *p = text; p != NULL; p = strchr(p + 1, '/')) {
+		size_t len = strcspn(p + 1, "/");
+
+		if ((len == 1 || len == 2) && strspn(p + 1, ".") == len)
+			return "must be without \".\" and \"..\"";
+	}
+	return NULL;
 }
 
 static const char *check_url(const char *text)

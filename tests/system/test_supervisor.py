@@ -600,6 +600,31 @@ def test_second_supervisor_is_refused(make):
     assert s.status("brokerd")["state"] == "UP"
 
 
+def test_folders_are_named_plainly(make):
+    """PostgreSQL writes its data directory like that, and the two are compared."""
+    s = make(start=False)
+    with open(s.conf) as f:
+        text = f.read()
+    with open(s.conf, "w") as f:
+        f.write(text.replace(f'"{s.state_dir}"', f'"{s.root}//state/"'))
+    s.start("-f")
+    s.wait_up()
+    assert s.ask("suite.info")[0][0]["state_dir"] == s.state_dir
+
+
+def test_lock_that_is_a_link(make):
+    s = make(start=False)
+    victim = f"{s.root}/victim"
+    with open(victim, "w") as f:
+        f.write("precious")
+    os.link(victim, f"{s.state_dir}/howdahd.pid")
+    done = subprocess.run(s.command("-f"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=20)
+    assert done.returncode == 1 and "is no plain file of its own" in done.stdout
+    with open(victim) as f:
+        assert f.read() == "precious"
+
+
 def test_after_sigkill_of_the_supervisor(make):
     s = make()
     wal, broker = s.wait_up()

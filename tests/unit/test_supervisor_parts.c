@@ -160,6 +160,8 @@ static void test_settings(void **state)
 	assert_null(parse("nodes = 1;", "nodes"));
 	assert_null(parse("node = \"A\";", "a-z"));
 	assert_null(parse("state_dir = \"rel\";", "absolute"));
+	assert_null(parse("state_dir = \"/a/../b\";", "must be without"));
+	assert_null(parse("run_dir = \"/a/.\";", "must be without"));
 	assert_null(parse("brokerd = { listeners = ( { url = \"nonsense\"; } ); };", "mqtt://"));
 	assert_null(parse("brokerd = { enabled = 1; };", "enabled"));
 	assert_null(parse("log_level = \"loud\";", "log_level"));
