@@ -355,7 +355,11 @@ static int open_workers(struct supervisor *s)
 static void watch_signals(struct supervisor *s)
 {
 	uint64_t interval = sdnotify_watchdog_interval_ms();
+	sigset_t none;
 
+	/* Who started us may have blocked some: deaths of workers would go unheard. */
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	ev_signal_start(&s->on_term, s->loop, SIGTERM, on_stop_signal, s);
 	ev_signal_start(&s->on_int, s->loop, SIGINT, on_stop_signal, s);

@@ -674,6 +674,18 @@ def test_check(make):
     assert s.process.wait(20) == 78
 
 
+def test_signals_that_its_parent_blocked(make):
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP])
+    try:
+        s = make()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    pid = s.wait_up()[1]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_until("its death is seen", lambda: s.status("brokerd")["deaths"] == 1)
+    assert s.stop() == 0
+
+
 def test_background(make):
     s = make(start=False)
     done = subprocess.run(s.command(), stdout=subprocess.DEVNULL, stderr=open(s.log_path, "a"), timeout=20,
