@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
- * What is remembered of each worker's deaths, over restarts of the supervisor too:
- * state_dir/deaths.json
- * {"brokerd": {"deaths": 3, "last_exit": "…", "last_assert": "…", "core": "…", "at": 1700000000},
- * …}
+ * What is remembered of each worker's deaths, over restarts of the supervisor too, in
+ * state_dir/deaths.json:
+ *
+ *     {"brokerd": {"deaths": 3, "last_exit": "…", "last_assert": "…", "core": "…",
+ *                  "at": 1700000000}, …}
  */
 #ifndef SUPERVISOR_DEATHS_H
 #define SUPERVISOR_DEATHS_H

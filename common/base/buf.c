@@ -202,18 +202,6 @@ uint64_t rd_be64(struct rd *r)
 	return v;
 }
 
-const char *rd_cstr(struct rd *r)
-{
-	const uint8_t *zero =
-		r->failed || r->left_bytes == 0 ? NULL : memchr(r->p, 0, r->left_bytes);
-	if (zero == NULL) {
-		r->failed = true;
-		r->left_bytes = 0;
-		return NULL;
-	}
-	return (const char *)rd_bytes(r, (size_t)(zero - r->p) + 1);
-}
-
 char *rd_string(struct rd *r)
 {
 	uint32_t len_bytes = rd_be32(r);

@@ -61,8 +61,6 @@ uint32_t rd_be32(struct rd *r);
 uint64_t rd_be64(struct rd *r);
 /* n_bytes in place, or NULL and failed. Borrowed from the input. */
 const uint8_t *rd_bytes(struct rd *r, size_t n_bytes);
-/* Zero-terminated string in place, or NULL and failed. */
-const char *rd_cstr(struct rd *r);
 /* The pair of buf_put_string: owned copy for the caller to free(), or NULL and failed. */
 char *rd_string(struct rd *r);
 /* 0 if nothing failed and nothing is left, else -ERR_TRUNCATED or -ERR_MALFORMED. */

@@ -7,7 +7,7 @@
  * its setting or its default, is judged and becomes a value) -> keys (each setting must be known).
  * Invariants:
  *  1. Findings are gathered over all steps and leave sorted by line; only broken syntax and
- * includes end the pass early.
+ *     includes end the pass early.
  *  2. A snapshot has a value for every row, and for every child row of every list element.
  *  3. The value of a secret is in no finding and never leaves conf_each.
  *  4. A default that its own row would refuse is a bug of the table: ASSERT.

@@ -10,10 +10,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <inttypes.h>
 #include <linux/capability.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -111,20 +109,6 @@ void proc_allow_core(void)
 		(void)setrlimit(RLIMIT_CORE, &limit);
 	}
 	(void)prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-}
-
-size_t proc_rss_bytes(pid_t pid)
-{
-	char path[64];
-	snprintf(path, sizeof(path), "/proc/%ld/statm", (long)pid);
-	FILE *f = fopen(path, "re");
-	if (f == NULL)
-		return 0;
-	uint64_t total_pages, resident_pages;
-	if (fscanf(f, "%" SCNu64 " %" SCNu64, &total_pages, &resident_pages) != 2)
-		resident_pages = 0;
-	fclose(f);
-	return (size_t)resident_pages * (size_t)sysconf(_SC_PAGESIZE);
 }
 
 int proc_memfd(const char *name, size_t len_bytes, int *ret_fd)

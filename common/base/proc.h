@@ -24,8 +24,6 @@ void proc_fill_std_fds(void);
 size_t proc_raise_nofile(void);
 /* Core dumps on, up to the hard limit, also after a change of uid. */
 void proc_allow_core(void);
-/* Resident set of a process in bytes, 0 if unknown. */
-size_t proc_rss_bytes(pid_t pid);
 /* Anonymous shared memory, len_bytes allocated now (-ENOMEM/-ENOSPC then, not SIGBUS later),
  * mode 0600, close-on-exec, sealable. */
 int proc_memfd(const char *name, size_t len_bytes, int *ret_fd) __attribute__((warn_unused_result));

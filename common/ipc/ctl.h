@@ -4,8 +4,8 @@
  *
  *     > {"cmd": "mqtt.sessions", "args": {"limit": 10}, "id": 1, "v": 1}
  *     < {"id": 1, "row": {…}}
- *     < {"id": 1, "ok": true}        or {"id": 1, "error": {"code": "…", "message": "…", "hint":
- * "…"}}
+ *     < {"id": 1, "ok": true}
+ *     or {"id": 1, "error": {"code": "…", "message": "…", "hint": "…"}}
  *
  * The supervisor reads the first line, looks the command up in the table, checks the permission
  * class, and answers it or hands the client's socket with the line to the worker that owns the

@@ -26,8 +26,8 @@
 #include "common/base/mem.h"
 #include "common/ipc/ctl.h"
 
-#define CTL_CLIENT_TIMEOUT_S                                                                       \
-	120 /* between two bytes of an answer: a reload waits for every worker */
+/* Between two bytes of an answer: a reload waits for every worker. */
+#define CTL_CLIENT_TIMEOUT_S 120
 #define CTL_READ_BYTES 65536
 
 MEM_TYPE(mem_ctl_conn, "ctl connection");

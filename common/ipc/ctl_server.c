@@ -477,8 +477,8 @@ static void on_client_stall(void *arg)
 	OBJ_CAST(c, arg, CTL_CLIENT_MAGIC);
 	if (c->state == CLIENT_ASKED && c->out.len_bytes == 0) {
 		client_progress(c);
-		client_wake(
-			c); /* looks whether a client that ended its sending side is still there */
+		/* Looks whether a client that ended its sending side is still there. */
+		client_wake(c);
 		return;
 	}
 	log_debug(

@@ -6,8 +6,9 @@
  *
  * State:
  *   GREETING --CONFIG--> CONFIGURED --START, init = 0--> RUNNING --STOP, EOF, SIGTERM--> DRAINING
- *     GREETING, CONFIGURED --STOP, EOF, SIGTERM--> exit 0         DRAINING --daemon_drained--> exit
- * 0 any --bad configuration, init = -ERR_CONFIG--> exit 78      any --garbled message--> exit 1
+ *     GREETING, CONFIGURED --STOP, EOF, SIGTERM--> exit 0    DRAINING --daemon_drained--> exit 0
+ *     any --bad configuration, init = -ERR_CONFIG--> exit 78
+ *     any --garbled message--> exit 1
  *
  * Invariants:
  *   1. d.conf is a snapshot that passed its schema and the daemon's check, from CONFIGURED on.

@@ -9,8 +9,7 @@
  *                                  <- LISTENER(url) [socket], one per listener
  *                                  <- START
  *     READY                        ->
- *                                  <- PEER(role, up) for every worker that is UP, and on each
- * change
+ *                                  <- PEER(role, up) of every worker that is UP, then changes
  *                                  <- PING / PONG ->
  *                                  <- RELOAD [config memfd]    RELOADED(ok, text) ->
  *                                  <- CONTROL(line) [client socket]: the worker answers it itself
