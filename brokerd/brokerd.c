@@ -48,7 +48,11 @@ static void on_writer_trouble(int err, const char *why, void *arg)
 			log_info("mqtt.writer", "writing to howdah_mqtt.message again");
 		return;
 	}
-	self->writer_trouble = xstrdup(why != NULL ? why : err_str(err));
+	why = why != NULL ? why : err_str(err);
+	self->writer_trouble = xasprintf("%s%s", why,
+		strstr(why, "(SQLSTATE 42P01)") != NULL || strstr(why, "(SQLSTATE 3F000)") != NULL
+			? "; install the schema: pgctl db init"
+			: "");
 	log_limited(LOG_LEVEL_WARNING, "mqtt.writer",
 		"cannot write to howdah_mqtt.message: %s; QoS 1 publishes wait for their PUBACK, "
 		"retrying",

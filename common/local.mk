@@ -13,6 +13,8 @@ common_libbase_a_SOURCES = \
 	common/base/err.h \
 	common/base/ev.c \
 	common/base/ev.h \
+	common/base/io.c \
+	common/base/io.h \
 	common/base/list.h \
 	common/base/listen_url.c \
 	common/base/listen_url.h \

@@ -37,6 +37,7 @@
 
 #include "common/base/buf.h"
 #include "common/base/err.h"
+#include "common/base/io.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
 #include "supervisor/cluster.h"
@@ -59,17 +60,6 @@ static int fsync_folder(const char *path)
 	return err;
 }
 
-static int write_all(int fd, const struct buf *content)
-{
-	for (size_t at = 0; at < content->len_bytes;) {
-		ssize_t n = write(fd, content->data + at, content->len_bytes - at);
-		if (n < 0 && errno != EINTR)
-			return -errno;
-		at += n > 0 ? (size_t)n : 0;
-	}
-	return fsync(fd) != 0 ? -errno : 0;
-}
-
 /* The file has either its old content or all of the new one. */
 static int replace_file(const char *folder, const char *name, const struct buf *content)
 {
@@ -80,7 +70,9 @@ static int replace_file(const char *folder, const char *name, const struct buf *
 	if (err == 0 && fd < 0)
 		err = -errno;
 	if (fd >= 0) {
-		err = write_all(fd, content);
+		err = io_write_all(fd, content->data, content->len_bytes);
+		if (err == 0 && fsync(fd) != 0)
+			err = -errno;
 		if (close(fd) != 0 && err == 0)
 			err = -errno;
 	}

@@ -21,33 +21,13 @@
 #include <unistd.h>
 
 #include "common/base/err.h"
+#include "common/base/io.h"
 #include "common/base/mem.h"
 #include "supervisor/place.h"
 
 #define LOCK_FILE "howdahd.pid"
 #define INSTANCE_FILE "instance"
 #define INSTANCE_BYTES 16
-
-static int read_all(int fd, char *text, size_t max_bytes, size_t *ret_len)
-{
-	size_t len = 0;
-
-	for (;;) {
-		ssize_t n = read(fd, text + len, max_bytes + 1 - len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		len += (size_t)n;
-		if (len > max_bytes)
-			return -EFBIG;
-	}
-	*ret_len = len;
-	return 0;
-}
 
 int place_read_file(const char *dir, const char *name, size_t max_bytes, char **ret_text)
 {
@@ -66,31 +46,17 @@ int place_read_file(const char *dir, const char *name, size_t max_bytes, char **
 		return -EINVAL;
 	}
 	text = xmalloc(max_bytes + 1);
-	err = read_all(fd, text, max_bytes, &len);
+	/* One more than allowed shows that it is too much. */
+	err = io_read_all(fd, text, max_bytes + 1, &len);
 	close(fd);
+	if (err == 0 && len > max_bytes)
+		err = -EFBIG;
 	if (err != 0) {
 		free(text);
 		return err;
 	}
 	text[len] = '\0'; /* len <= max_bytes */
 	*ret_text = text;
-	return 0;
-}
-
-static int write_all(int fd, const void *data, size_t len_bytes)
-{
-	const char *p = data;
-
-	while (len_bytes > 0) {
-		ssize_t n = write(fd, p, len_bytes);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		p += n;
-		len_bytes -= (size_t)n;
-	}
 	return 0;
 }
 
@@ -106,7 +72,7 @@ int place_write_file(
 	if (fd < 0)
 		err = -errno;
 	if (err == 0)
-		err = write_all(fd, data, len_bytes);
+		err = io_write_all(fd, data, len_bytes);
 	if (err == 0 && on_disk && fsync(fd) != 0)
 		err = -errno;
 	if (fd >= 0 && close(fd) != 0 && err == 0)

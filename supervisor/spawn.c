@@ -194,7 +194,8 @@ static int read_report(int fd, const struct spawn_request *req, char **ret_why)
 		return -EIO;
 	}
 	report.step[sizeof(report.step) - 1] = '\0';
-	*ret_why = xasprintf("%s: %s: %s", req->program, report.step, err_str(report.err));
+	*ret_why = xasprintf("%s: %s: %s%s", req->program, report.step, err_str(report.err),
+		strcmp(report.step, "exec") == 0 ? "; is the suite installed whole?" : "");
 	return report.err > 0 ? -report.err : -EIO;
 }
 

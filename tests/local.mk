@@ -110,6 +110,7 @@ EXTRA_DIST += \
 	tests/system/test_faults.py \
 	tests/system/test_pgctl.py \
 	tests/system/test_postgres_worker.py \
+	tests/system/test_mapping_sql.py \
 	tests/system/test_mqtt_protocol.py \
 	tests/system/test_publish.py \
 	tests/system/test_storm.py \

@@ -245,7 +245,9 @@ static void on_node(PGresult *res, void *arg)
 			"\"node\" in the configuration, or run pgctl node remove %s if the other "
 			"one is gone for good",
 			r->d->node, instance != NULL ? instance : "?", r->d->instance, r->d->node);
-		r->ops.on_config_error(text, r->arg);
+		char *with_remedy = xasprintf("%s; mend postgres.conninfo or what it names", text);
+		r->ops.on_config_error(with_remedy, r->arg);
+		free(with_remedy);
 		return;
 	}
 	if (!is_true(field(res, 4))) {

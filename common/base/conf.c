@@ -26,6 +26,7 @@
 #include "common/base/conf.h"
 #include "common/base/conf_text.h"
 #include "common/base/err.h"
+#include "common/base/io.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
 
@@ -823,24 +824,6 @@ int conf_parse(const char *text, const char *name, const struct conf_row *const 
 	return ok ? 0 : -ERR_CONFIG;
 }
 
-/* All of it, at most max_bytes; *ret_len is what was read. 0 or -errno. */
-static int read_all(int fd, char *data, size_t max_bytes, size_t *ret_len)
-{
-	size_t len = 0;
-	while (len < max_bytes) {
-		ssize_t n = pread(fd, data + len, max_bytes - len, (off_t)len);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		len += (size_t)n;
-	}
-	*ret_len = len;
-	return 0;
-}
-
 int conf_parse_fd(int fd, const char *name, const struct conf_row *const *schemas,
 	const char *const *foreign, struct conf **ret_conf, struct buf *errors)
 {
@@ -848,7 +831,7 @@ int conf_parse_fd(int fd, const char *name, const struct conf_row *const *schema
 	const size_t max_bytes = CONF_TEXT_MAX_BYTES + 1;
 	char *text = xmalloc(max_bytes + 1);
 	size_t len = 0;
-	int rc = read_all(fd, text, max_bytes, &len);
+	int rc = io_read_all(fd, text, max_bytes, &len);
 	text[len] = '\0';
 	if (rc != 0) {
 		if (errors != NULL)

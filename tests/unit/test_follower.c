@@ -23,13 +23,13 @@
 #include "common/base/ev.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "tests/unit/helper_sql.h"
 #include "walstreamd/follower.h"
 
 #define SLOT "howdah_follower"
 #define SILENCE_MS 1500
 
 static struct ev_loop *loop;
-static PGconn *sql_conn;
 
 static struct {
 	bool streaming, stopped, created, keep;
@@ -38,22 +38,6 @@ static struct {
 	size_t n_data;
 	uint64_t flush_lsn, keepalive_lsn;
 } seen;
-
-static char *sql(const char *text)
-{
-	PGresult *res = PQexec(sql_conn, text);
-	ExecStatusType status = PQresultStatus(res);
-	if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
-		fail_msg("%s: %s", text, PQresultErrorMessage(res));
-	char *value = strdup(PQntuples(res) > 0 ? PQgetvalue(res, 0, 0) : "");
-	PQclear(res);
-	return value;
-}
-
-static void run(const char *text)
-{
-	free(sql(text));
-}
 
 static void on_slot_created(uint64_t lsn, uint32_t timeline, const char *snapshot, void *arg)
 {

@@ -21,35 +21,9 @@
 #include <cmocka.h>
 
 #include "libpgwalstream/pgwalstream.h"
+#include "tests/unit/helper_sql.h"
 
 #define PATIENCE_MS 20000
-
-static PGconn *sql_conn;
-
-/* Runs SQL; the first value, or "". Owned by the caller. */
-static char *sql(const char *text)
-{
-	PGresult *res = PQexec(sql_conn, text);
-	ExecStatusType status = PQresultStatus(res);
-	if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
-		fail_msg("%s: %s", text, PQresultErrorMessage(res));
-	char *value = strdup(PQntuples(res) > 0 ? PQgetvalue(res, 0, 0) : "");
-	PQclear(res);
-	return value;
-}
-
-static void run(const char *text)
-{
-	free(sql(text));
-}
-
-static bool sql_is(const char *text, const char *expect)
-{
-	char *value = sql(text);
-	bool is = strcmp(value, expect) == 0;
-	free(value);
-	return is;
-}
 
 static int64_t now_ms(void)
 {

@@ -36,41 +36,17 @@
 #include "common/ring/ring_notify.h"
 #include "common/ring/ring_reader.h"
 #include "libpgwalstream/pgwalstream.h"
+#include "tests/unit/helper_sql.h"
 
 #define PATIENCE_MS 30000
 #define NODE "alpha"
 #define SLOT "howdah_alpha"
 
 static struct ev_loop *loop;
-static PGconn *sql_conn;
 static const char *program;
 static char spool_dir[64];
 
 /* ---- SQL ------------------------------------------------------------------------------------ */
-
-static char *sql(const char *text)
-{
-	PGresult *res = PQexec(sql_conn, text);
-	ExecStatusType status = PQresultStatus(res);
-	if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
-		fail_msg("%s: %s", text, PQresultErrorMessage(res));
-	char *value = strdup(PQntuples(res) > 0 ? PQgetvalue(res, 0, 0) : "");
-	PQclear(res);
-	return value;
-}
-
-static void run(const char *text)
-{
-	free(sql(text));
-}
-
-static bool sql_is(const char *text, const char *expect)
-{
-	char *value = sql(text);
-	bool is = strcmp(value, expect) == 0;
-	free(value);
-	return is;
-}
 
 static void run_file(const char *path)
 {
