@@ -10,6 +10,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
+#include <limits.h>
 #include <pwd.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -162,18 +164,22 @@ static int make_dir(const char *path, mode_t mode, uid_t uid, gid_t gid)
 	return own_dir(path, mode, uid, gid);
 }
 
-/* Can the workers' user write there? Asked as that user, since only the kernel knows. */
+/* Can the workers' user write there? Asked as that user with his groups, as the workers will be,
+ * since only the kernel knows. */
 static int check_access(const struct place *p, const char *dir)
 {
-	int err = 0;
+	gid_t groups[NGROUPS_MAX];
+	int err = 0, n_groups;
 
 	if (geteuid() != 0)
 		return access(dir, R_OK | W_OK | X_OK) == 0 ? 0 : -errno;
-	if (setegid(p->gid) != 0 || seteuid(p->uid) != 0)
+	n_groups = getgroups(NGROUPS_MAX, groups);
+	if (n_groups < 0 || initgroups(p->user, p->gid) != 0)
 		return -errno;
-	if (faccessat(AT_FDCWD, dir, R_OK | W_OK | X_OK, AT_EACCESS) != 0)
+	if (setegid(p->gid) != 0 || seteuid(p->uid) != 0 ||
+		faccessat(AT_FDCWD, dir, R_OK | W_OK | X_OK, AT_EACCESS) != 0)
 		err = -errno;
-	if (seteuid(0) != 0 || setegid(0) != 0)
+	if (seteuid(0) != 0 || setegid(0) != 0 || setgroups((size_t)n_groups, groups) != 0)
 		abort(); /* half a root is nothing to go on with */
 	return err;
 }

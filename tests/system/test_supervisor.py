@@ -612,6 +612,21 @@ def test_folders_are_named_plainly(make):
     assert s.ask("suite.info")[0][0]["state_dir"] == s.state_dir
 
 
+@pytest.mark.skipif(not AS_ROOT, reason="asks for another user's rights")
+def test_folder_that_only_roots_groups_may_use(make):
+    s = make(start=False)
+    os.chown(s.state_dir, 0, 0)
+    os.chmod(s.state_dir, 0o770)
+    before = os.getgroups()
+    os.setgroups([0])
+    try:
+        done = subprocess.run(s.command("-f"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, timeout=20)
+    finally:
+        os.setgroups(before)
+    assert done.returncode == 78 and f"user {USER} cannot use {s.state_dir}" in done.stdout
+
+
 def test_lock_that_is_a_link(make):
     s = make(start=False)
     victim = f"{s.root}/victim"
