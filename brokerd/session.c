@@ -80,11 +80,23 @@ static void session_set_state(struct session *s, enum session_state state)
 
 /* --- timers --- */
 
+/* When the oldest QoS 1 delivery has waited for ack_timeout: for its PUBACK, or, while bytes before
+ * it fill the socket, for the client to read any of them. 0: nothing waits. */
+static uint64_t ack_deadline(const struct session *s)
+{
+	uint64_t since = s->acked_ms;
+	if (s->q_len == 0)
+		return 0;
+	if (s->q_sent == 0 && s->sent_ms > since)
+		since = s->sent_ms;
+	return since + s->b->conf.ack_timeout_ms;
+}
+
 /* When something is due, given what the session is doing; 0: never. */
 static uint64_t next_deadline(const struct session *s)
 {
 	const struct broker_conf *c = &s->b->conf;
-	uint64_t at = 0;
+	uint64_t at = 0, ack_at = ack_deadline(s);
 	if (s->state == SESSION_NEW)
 		return s->created_ms + c->connect_timeout_ms;
 	if (s->state != SESSION_UP)
@@ -96,9 +108,7 @@ static uint64_t next_deadline(const struct session *s)
 		return 0;
 	if (s->keep_alive_s > 0)
 		at = s->heard_ms + (uint64_t)s->keep_alive_s * 1500; /* MQTT-3.1.2-22 */
-	if (s->q_sent > 0 && (at == 0 || s->acked_ms + c->ack_timeout_ms < at))
-		at = s->acked_ms + c->ack_timeout_ms;
-	return at;
+	return ack_at != 0 && (at == 0 || ack_at < at) ? ack_at : at;
 }
 
 void session_wake_at(struct session *s, uint64_t at_ms)
@@ -143,6 +153,22 @@ void session_abandon(struct session *s)
 		session_gone(s);
 }
 
+static const char not_read[] = "nothing was read within brokerd.ack_timeout";
+
+/* True: ack_timeout was over, and so is the session. */
+static bool end_unacknowledged(struct session *s)
+{
+	uint64_t at = ack_deadline(s);
+	if (at == 0 || at > ev_now_ms())
+		return false;
+	if (s->q_sent == 0)
+		session_end(s, END_STALLED, not_read);
+	else
+		session_end(
+			s, END_ACK_TIMEOUT, "nothing was acknowledged within brokerd.ack_timeout");
+	return true;
+}
+
 static void on_timer(void *arg)
 {
 	struct session *s;
@@ -159,11 +185,8 @@ static void on_timer(void *arg)
 	else if (s->state == SESSION_LINGER)
 		session_gone(s);
 	else if (s->stalled_out)
-		session_end(s, END_STALLED, "nothing was read within brokerd.ack_timeout");
-	else if (s->q_sent > 0 && s->acked_ms + s->b->conf.ack_timeout_ms <= now)
-		session_end(
-			s, END_ACK_TIMEOUT, "nothing was acknowledged within brokerd.ack_timeout");
-	else
+		session_end(s, END_STALLED, not_read);
+	else if (!end_unacknowledged(s))
 		session_end(s, END_KEEP_ALIVE, "silent for 1.5 times the keep-alive");
 }
 
@@ -222,6 +245,16 @@ static int write_out(struct session *s)
 
 static void session_process_kept(struct session *s);
 
+/* After a time in which nothing was read from the client, that time does not count against it.
+ * Short ones do: a client that makes us pause all the time would else never be due. */
+static void read_again(struct session *s)
+{
+	uint64_t now = ev_now_ms();
+	s->heard_ms = now;
+	if (now - s->unread_ms >= SESSION_LONG_PAUSE_MS)
+		s->acked_ms = now;
+}
+
 void session_flush(struct session *s)
 {
 	int err = 0;
@@ -253,7 +286,7 @@ void session_flush(struct session *s)
 		broker_flush_soon(s->b, s);
 	if (s->stalled_out && session_out_bytes(s) < s->b->conf.max_queued_bytes) {
 		s->stalled_out = false;
-		s->heard_ms = s->acked_ms = ev_now_ms();
+		read_again(s);
 		session_process_kept(s);
 		if (s->state == SESSION_UP && next_deadline(s) != 0)
 			session_wake_at(s, next_deadline(s));
@@ -308,8 +341,10 @@ static size_t process(struct session *s, const uint8_t *data, size_t len)
 		s->stalled_out =
 			s->state == SESSION_UP &&
 			session_out_bytes(s) > s->b->conf.max_queued_bytes + SESSION_OUT_SLACK;
-		if (s->stalled_out)
-			session_wake_at(s, ev_now_ms() + s->b->conf.ack_timeout_ms);
+		if (s->stalled_out) {
+			s->unread_ms = ev_now_ms();
+			session_wake_at(s, s->unread_ms + s->b->conf.ack_timeout_ms);
+		}
 	}
 	return s->state == SESSION_NEW || s->state == SESSION_UP ? used : len;
 }
@@ -378,9 +413,10 @@ void session_resume(struct session *s)
 	s->paused = false;
 	s->b->n_paused--;
 	list_remove(&s->in_paused);
-	s->heard_ms = s->acked_ms = ev_now_ms();
+	read_again(s);
 	session_process_kept(s);
-	if (s->state == SESSION_UP && next_deadline(s) != 0)
+	/* It may be paused again already, and then has no deadline. */
+	if (s->state == SESSION_UP && !end_unacknowledged(s) && next_deadline(s) != 0)
 		session_wake_at(s, next_deadline(s));
 	update_io(s);
 }

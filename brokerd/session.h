@@ -36,6 +36,7 @@
 #define SESSION_OUT_CHUNK 65536     /* QoS 1 is encoded up to so many bytes ahead of the socket */
 #define SESSION_OUT_SLACK 65536     /* answers beyond max_queued_bytes before reading stops */
 #define SESSION_SELF_QUEUE_FACTOR 4 /* see session_may_publish */
+#define SESSION_LONG_PAUSE_MS 1000  /* a shorter pause does not stop the clock of ack_timeout */
 #define SESSION_CLIENT_ID_MAX 1024
 #define SESSION_FIRST_PACKET_ID 65520 /* so that every busy session passes the wrap early */
 
@@ -107,6 +108,7 @@ struct session {
 	uint64_t serial; /* of the connection */
 	uint64_t origin; /* of the client identifier, for no-local */
 	uint64_t created_ms, heard_ms, sent_ms, acked_ms;
+	uint64_t unread_ms;   /* since when it is paused or stalled_out */
 	int64_t connected_at; /* seconds since the epoch, for people */
 	uint64_t bytes_in, bytes_out, n_publish_in, n_publish_out, n_dropped;
 	struct buf in;

@@ -381,6 +381,7 @@ static enum handled pause_reading(struct session *s)
 {
 	if (!s->paused) {
 		s->paused = true;
+		s->unread_ms = ev_now_ms();
 		s->b->n_paused++;
 		list_push_back(&s->b->paused, &s->in_paused);
 		broker_count(s->b, STAT_PAUSES, 1);

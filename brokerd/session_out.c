@@ -213,6 +213,10 @@ static void deliver_qos0(struct session *s, struct message *m, const uint32_t *i
 
 static void enqueue(struct session *s, struct message *m, uint32_t **ids, uint32_t n_ids)
 {
+	if (s->q_len == 0) {
+		s->acked_ms = ev_now_ms();
+		session_wake_at(s, s->acked_ms + s->b->conf.ack_timeout_ms);
+	}
 	if (s->q_len == s->q_cap)
 		queue_grow(s);
 	s->q_len++;

@@ -564,6 +564,62 @@ static void test_timeouts(void **state)
 	drop(f, &sleepy);
 }
 
+/* A client that reads nothing: what waits behind a full socket is not on the wire, and yet has its
+ * deadline. */
+static void test_unread(void **state)
+{
+	struct fixture *f = *state;
+	struct source src = {.track = {.refs = 1, .on_done = on_done}};
+	f->b->conf.ack_timeout_ms = 100;
+	struct client c = up(f, 5);
+	subscribe(f, &c, 0);
+	for (int i = 0; i < 1000 && stats_get(f->stats, STAT_DROPPED_SLOW) == 0; i++)
+		publish(f, "a", 4000, NULL, 0);
+	assert_int_equal(stats_get(f->stats, STAT_DROPPED_SLOW), 1);
+	SAY(f, &c, "\x82\7\0\1\0\0\1b\1");
+	publish(f, "b", 0, &src, 0);
+	assert_int_equal(c.s->q_sent, 0);
+	assert_int_equal(src.track.refs, 2);
+	wait_for(f, STAT_ENDS + END_STALLED, 5000);
+	assert_int_equal(src.track.refs, 1);
+	drop(f, &c);
+}
+
+/* A client that is paused again and again by its own publishes, and acknowledges nothing. */
+static void test_short_pauses(void **state)
+{
+	struct fixture *f = *state;
+	f->b->conf.ack_timeout_ms = 200;
+	struct client c = up(f, 4);
+	SAY(f, &c, "\x82\6\0\1\0\1a\1");
+	publish(f, "a", 0, NULL, 0);
+	for (int i = 0; i < 5; i++)
+		SAY(f, &c, "\x32\5\0\1x\0\1");
+	assert_true(c.s->paused);
+	uint64_t begin = ev_now_ms();
+	while (c.s->state == SESSION_UP && ev_now_ms() - begin < 5000) {
+		assert_true(c.s->paused);
+		session_resume(c.s);
+		usleep(2000);
+		ev_loop_once(f->loop, false);
+	}
+	assert_int_equal(stats_get(f->stats, STAT_ENDS + END_ACK_TIMEOUT), 1);
+	assert_in_range(ev_now_ms() - begin, 100, 4000);
+	drop(f, &c);
+	/* A long pause is not held against anybody. */
+	c = up(f, 4);
+	SAY(f, &c, "\x82\6\0\1\0\1a\1");
+	publish(f, "a", 0, NULL, 0);
+	for (int i = 0; i < 5; i++)
+		SAY(f, &c, "\x32\5\0\1x\0\1");
+	assert_true(c.s->paused);
+	c.s->unread_ms -= SESSION_LONG_PAUSE_MS;
+	c.s->acked_ms -= SESSION_LONG_PAUSE_MS;
+	session_resume(c.s);
+	assert_int_equal(c.s->state, SESSION_UP);
+	drop(f, &c);
+}
+
 int main(void)
 {
 	log_init("test_session", LOG_LEVEL_ERROR);
@@ -579,6 +635,8 @@ int main(void)
 		T(test_overlapping),
 		T(test_takeover_will_and_no_local),
 		T(test_timeouts),
+		T(test_unread),
+		T(test_short_pauses),
 	};
 	return cmocka_run_group_tests_name("session", tests, NULL, NULL);
 }
