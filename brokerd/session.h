@@ -14,8 +14,8 @@
  *
  * Out, QoS 1: q is a ring of deliveries; the first q_sent are on the wire under consecutive packet
  * identifiers from q_pid on, the others wait for the window.
- * In, QoS 1: a publish is a struct inbound until its row is committed; PUBACKs go out in the order
- * of the publishes.
+ * In, QoS 1: a publish is a struct inbound until its row is committed; messages and PUBACKs go out
+ * in the order of the publishes.
  *
  * Invariants: (1) q_sent <= q_len <= q_cap, q_sent <= send_window; (2) a delivery whose message is
  * NULL is acknowledged or given up and lies behind an unacknowledged one; (3) n_inbound <=
@@ -65,6 +65,7 @@ struct inbound {
 	uint32_t props_len;
 	uint16_t packet_id;
 	bool done;
+	bool committed; /* and so to be published, in its turn */
 	uint8_t reason; /* for the PUBACK, once done */
 };
 
@@ -171,6 +172,8 @@ void session_drop_will(struct session *s);
 /* Tries to log a publish that waits for room (a will). */
 int inbound_log(struct inbound *in, const char *client_id, const void *props, size_t props_len)
 	__attribute__((warn_unused_result));
+/* The writer's answer; arg is the struct inbound. */
+void inbound_logged(int err, const char *why, void *arg);
 void inbound_free(struct inbound **in);
 /* The session goes: its publishes finish without it. */
 void session_forget_inbound(struct session *s);

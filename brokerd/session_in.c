@@ -114,13 +114,24 @@ static void send_puback(struct session *s, uint16_t packet_id, uint8_t reason)
 	session_send(s, &p);
 }
 
-/* MQTT-4.6.0-2: in the order of the publishes. */
+/* Its commit or refusal is known, and so is that of everything its client sent before. */
+static void inbound_settle(struct inbound *in)
+{
+	if (!in->committed)
+		return;
+	size_t n = broker_publish(in->b, in->m);
+	in->reason = n > 0 ? MQTT_RC_SUCCESS : MQTT_RC_NO_MATCHING_SUBSCRIBERS;
+}
+
+/* MQTT-4.6.0-2, MQTT-4.6.0-6: to subscribers and back to the client in the order of the publishes.
+ * Their batches may be done in another: one that has to be tried again lets the next one pass. */
 static void acknowledge(struct session *s)
 {
 	while (s->state == SESSION_UP && !list_empty(&s->inbound)) {
 		struct inbound *in = list_first(&s->inbound, struct inbound, in_session);
 		if (!in->done)
 			break;
+		inbound_settle(in);
 		/* MQTT 3.1.1 has no negative PUBACK: not acknowledging is all there is. */
 		if (in->reason >= MQTT_RC_UNSPECIFIED && s->version != MQTT_VERSION_5) {
 			session_end(s, END_REFUSED, "the database refused a message");
@@ -134,7 +145,7 @@ static void acknowledge(struct session *s)
 	}
 }
 
-static void on_logged(int err, const char *why, void *arg)
+void inbound_logged(int err, const char *why, void *arg)
 {
 	struct inbound *in;
 	OBJ_CAST(in, arg, INBOUND_MAGIC);
@@ -142,8 +153,7 @@ static void on_logged(int err, const char *why, void *arg)
 	in->done = true;
 	if (err == 0) {
 		broker_count(b, STAT_IN_COMMITTED, 1);
-		size_t n = broker_publish(b, in->m);
-		in->reason = n > 0 ? MQTT_RC_SUCCESS : MQTT_RC_NO_MATCHING_SUBSCRIBERS;
+		in->committed = true;
 	} else {
 		char topic[160];
 		broker_count(b, STAT_IN_REFUSED, 1);
@@ -155,6 +165,7 @@ static void on_logged(int err, const char *why, void *arg)
 	}
 	struct session *s = in->s;
 	if (s == NULL) {
+		inbound_settle(in);
 		inbound_free(&in);
 		return;
 	}
@@ -166,7 +177,7 @@ static void on_logged(int err, const char *why, void *arg)
 int inbound_log(struct inbound *in, const char *client_id, const void *props, size_t props_len)
 {
 	return msglog_add(in->b->writer, in->b->message_kind, client_id, in->m, props, props_len,
-		on_logged, in);
+		inbound_logged, in);
 }
 
 void session_forget_inbound(struct session *s)
@@ -175,8 +186,10 @@ void session_forget_inbound(struct session *s)
 		struct inbound *in = list_entry(it, struct inbound, in_session);
 		list_remove(&in->in_session);
 		in->s = NULL;
-		if (in->done)
-			inbound_free(&in);
+		if (!in->done)
+			continue;
+		inbound_settle(in);
+		inbound_free(&in);
 	}
 	s->n_inbound = 0;
 }

@@ -482,6 +482,50 @@ static void test_receive_maximum(void **state)
 	drop(f, &c);
 }
 
+static struct inbound *inbound_at(const struct client *c, int i)
+{
+	list_for_each (it, &c->s->inbound) {
+		if (i-- == 0)
+			return list_entry(it, struct inbound, in_session);
+	}
+	fail();
+	return NULL;
+}
+
+/* The second publish is committed before the first: subscribers and publisher see the first first.
+ * Refused ones are not published; what was committed is, even if its client is gone. */
+static void test_order_of_publishes(void **state)
+{
+	struct fixture *f = *state;
+	struct client c = up(f, 4), sub = client_new(f);
+	SAY(f, &sub, "\x10\x0d\0\4MQTT\4\2\0\0\0\1s\x82\6\0\1\0\1a\0");
+	EXPECT(&sub, "\x20\2\0\0\x90\3\0\1\0");
+	SAY(f, &c, "\x32\6\0\1a\0\1x\x32\6\0\1a\0\2y\x32\6\0\1a\0\3z");
+	struct inbound *first = inbound_at(&c, 0);
+	inbound_logged(0, NULL, inbound_at(&c, 1));
+	turn(f);
+	EXPECT(&sub, "");
+	EXPECT(&c, "");
+	inbound_logged(0, NULL, first);
+	turn(f);
+	EXPECT(&sub, "\x30\4\0\1ax\x30\4\0\1ay");
+	EXPECT(&c, "\x40\2\0\1\x40\2\0\2");
+	SAY(f, &c, "\x32\6\0\1a\0\1v\x32\6\0\1a\0\2w");
+	struct inbound *v = inbound_at(&c, 1);
+	inbound_logged(0, NULL, inbound_at(&c, 2));
+	inbound_logged(-ERR_MALFORMED, "no", inbound_at(&c, 0)); /* closes: 3.1.1 */
+	turn(f);
+	EXPECT(&sub, "\x30\4\0\1aw");
+	inbound_logged(0, NULL, v);
+	turn(f);
+	EXPECT(&sub, "\x30\4\0\1av");
+	assert_int_equal(stats_get(f->stats, STAT_IN_REFUSED), 1);
+	assert_int_equal(f->b->n_waiting, 0);
+	drop(f, &c);
+	drop(f, &sub);
+	/* The writer still holds the rows of these inbounds: it goes without another turn. */
+}
+
 /* Overlapping subscriptions: one message, all identifiers, the highest QoS. */
 static void test_overlapping(void **state)
 {
@@ -632,6 +676,7 @@ int main(void)
 		T(test_dropped_as_if_acknowledged),
 		T(test_congestion),
 		T(test_receive_maximum),
+		T(test_order_of_publishes),
 		T(test_overlapping),
 		T(test_takeover_will_and_no_local),
 		T(test_timeouts),
