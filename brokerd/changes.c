@@ -79,7 +79,8 @@ struct changes {
 	uint64_t end_lsn;  /* of the last transaction taken */
 	uint32_t timeline;
 	bool in_transaction;
-	bool set_changed; /* by the open transaction */
+	uint64_t open_lsn; /* of its commit */
+	bool set_changed;  /* by the open transaction */
 	bool waiting_room;
 	uint64_t pruned_at; /* acked LSN of the last prune */
 	bool peer_up;
@@ -347,16 +348,22 @@ static void store_set(struct changes *c, uint64_t end_lsn)
 
 /* ---- Records ---- */
 
+/* The rest of the open transaction will not come. */
+static void abandon_open(struct changes *c)
+{
+	log_warning(
+		"changes.cut", "a transaction was cut short by another timeline or another slot");
+	tracker_abandon(c->tracker);
+	c->in_transaction = false;
+	c->set_changed = false;
+}
+
 static int on_begin(struct changes *c, const struct ring_record *rec, const struct pgws_msg *msg)
 {
-	(void)rec;
-	if (c->in_transaction) {
-		/* Only on another timeline: the rest of the open one does not exist there. */
-		log_warning("changes.cut", "a transaction was cut short by a change of timeline");
-		tracker_abandon(c->tracker);
-		c->set_changed = false;
-	}
+	if (c->in_transaction) /* on another timeline, where its rest does not exist */
+		abandon_open(c);
 	c->in_transaction = true;
+	c->open_lsn = rec->commit_lsn;
 	change_set_transaction(&c->change, msg->u.begin.xid, msg->u.begin.commit_time);
 	return 0;
 }
@@ -562,9 +569,9 @@ static void leave_timeline(struct changes *c, uint32_t timeline)
 	ev_defer(c->d->loop, &c->reopen, on_reopen, c);
 }
 
-/* The set is right as long as the stream goes on where it was, which it does while a transaction is
- * open. After a gap, which is one of transactions that were not for us, or of a slot that was made
- * anew, it is read again. */
+/* The set is right as long as the stream goes on where it was, which it does while the open
+ * transaction is still to come. After a gap, which is one of transactions that were not for us, or
+ * of a slot that was made anew, it is read again. */
 static int on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 {
 	struct changes *c;
@@ -580,8 +587,10 @@ static int on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 		leave_timeline(c, timeline);
 		return RING_READER_PAUSE;
 	}
-	if (c->set_loaded && (c->in_transaction || from_lsn <= c->end_lsn))
+	if (c->set_loaded && from_lsn <= (c->in_transaction ? c->open_lsn : c->end_lsn))
 		return 0;
+	if (c->in_transaction)
+		abandon_open(c);
 	c->set_loaded = false;
 	c->stream_ready = false;
 	c->from_lsn = from_lsn;

@@ -551,6 +551,55 @@ static void test_other_timeline(void **state)
 	assert_int_equal(stat_of(f, CHANGES_STAT_PENDING_TX), 0);
 }
 
+/* walstreamd's next life, which has the same ring. */
+static void attach_again(struct fixture *f)
+{
+	changes_peer(f->c, false, (uint32_t)f->epoch);
+	ring_producer_drop(f->p, 1);
+	ring_cursor_unmap(f->cursor);
+	close(f->data_event);
+	changes_peer(f->c, true, (uint32_t)f->epoch + 1);
+	TURN_UNTIL(f, attach_wanted);
+}
+
+/* walstreamd goes away in the middle of a transaction, and its slot with it: the rest never comes,
+ * and the mappings are those of the new slot's beginning. */
+static void test_slot_made_anew(void **state)
+{
+	struct fixture *f = *state;
+	struct buf begun;
+
+	slot_created(f);
+	sql(f, "CREATE TABLE t (id int PRIMARY KEY)");
+	settle(f);
+	pgws_stream_free(&f->stream);
+	buf_init(&begun, 0);
+	buf_put_u8(&begun, 'B');
+	buf_put_be64(&begun, f->received + 8);
+	buf_put_be64(&begun, 0);
+	buf_put_be32(&begun, 7);
+	struct pgws_event ev = {
+		.kind = PGWS_EVENT_DATA, .data = begun.data, .len = begun.len_bytes};
+	put_message(f, &ev);
+	buf_free(&begun);
+	uint64_t records = stat_of(f, CHANGES_STAT_RECORDS);
+	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_RECORDS) > records);
+	usleep(100000);
+	sql(f, "SELECT howdah_mqtt.publish_table('t', 'a/{id}');"
+	       "SELECT pg_drop_replication_slot('howdah_n')");
+	f->slot_lsn = 0;
+	(void)stream_from(f, 0);
+	slot_created(f);
+	attach_again(f);
+	grant(f, f->slot_lsn);
+	sql(f, "INSERT INTO t VALUES (1)");
+	settle(f);
+	assert_string_equal(topics(), "a/1 ");
+	puback_to(sub.n);
+	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_ACKED_LSN) == f->received);
+	assert_int_equal(stat_of(f, CHANGES_STAT_PENDING_TX), 0);
+}
+
 static void test_congestion(void **state)
 {
 	struct fixture *f = *state;
@@ -659,6 +708,7 @@ int main(int argc, char **argv)
 		TEST(test_acknowledgement),
 		TEST(test_second_life),
 		TEST(test_other_timeline),
+		TEST(test_slot_made_anew),
 		TEST(test_congestion),
 		TEST(test_types),
 		TEST(test_bad_topic_is_counted),
