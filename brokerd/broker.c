@@ -66,6 +66,12 @@ size_t broker_publish(struct broker *b, struct message *m)
 	return st.n;
 }
 
+bool broker_wants(struct broker *b, const char *topic, size_t topic_len)
+{
+	OBJ_CHECK(b, BROKER_MAGIC);
+	return topic_tree_matches(b->tree, topic, topic_len);
+}
+
 bool broker_congested(const struct broker *b)
 {
 	return b->n_congested > 0;
@@ -81,26 +87,32 @@ void broker_on_room(struct broker *b, void (*cb)(void *arg), void *arg)
 
 /* --- pausing and going on --- */
 
+static void resume_some(struct broker *b, size_t n);
+
 static void run_resume(void *arg)
 {
 	struct broker *b;
 	OBJ_CAST(b, arg, BROKER_MAGIC);
-	/* Those that pause again go to the end, so that everybody gets a turn. */
-	size_t turns = b->n_paused < BROKER_RESUME_BUDGET ? b->n_paused : BROKER_RESUME_BUDGET;
-	size_t went_on = 0;
-	for (size_t i = 0; i < turns && !list_empty(&b->paused); i++) {
-		struct session *s = list_first(&b->paused, struct session, in_paused);
-		session_resume(s);
-		went_on += !s->paused;
+	/* Those that pause again go to the end, so that everybody gets a turn: one may have to wait
+	 * for what the next one need not wait for. */
+	for (size_t i = 0; i < BROKER_RESUME_BUDGET && b->n_to_resume > 0; i++) {
+		b->n_to_resume--;
+		if (!list_empty(&b->paused))
+			session_resume(list_first(&b->paused, struct session, in_paused));
 	}
-	if (went_on > 0 && !list_empty(&b->paused))
-		broker_resume_soon(b);
+	resume_some(b, b->n_to_resume);
+}
+
+static void resume_some(struct broker *b, size_t n)
+{
+	b->n_to_resume = n < b->n_paused ? n : b->n_paused;
+	if (!b->draining && b->n_to_resume > 0)
+		ev_defer(b->loop, &b->resume, run_resume, b);
 }
 
 void broker_resume_soon(struct broker *b)
 {
-	if (!b->draining && !list_empty(&b->paused))
-		ev_defer(b->loop, &b->resume, run_resume, b);
+	resume_some(b, b->n_paused);
 }
 
 void broker_resume_first(struct broker *b, struct session *s)
@@ -108,7 +120,7 @@ void broker_resume_first(struct broker *b, struct session *s)
 	ASSERT(s->paused);
 	list_remove(&s->in_paused);
 	list_push_front(&b->paused, &s->in_paused);
-	broker_resume_soon(b);
+	resume_some(b, b->n_to_resume + 1);
 }
 
 static void run_room(void *arg)

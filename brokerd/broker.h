@@ -21,6 +21,9 @@ struct broker;
  * takes the message; the caller keeps its own reference. Returns the number of sessions. */
 size_t broker_publish(struct broker *b, struct message *m);
 
+/* Whether anybody subscribes to this topic: a message that nobody would get need not be made. */
+bool broker_wants(struct broker *b, const char *topic, size_t topic_len);
+
 /* True while some QoS 1 subscriber's queue is over its mark: sources should pause. on_room (set
  * once by each source) is called, deferred, when that is over. */
 bool broker_congested(const struct broker *b);

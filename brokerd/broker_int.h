@@ -45,6 +45,7 @@ struct broker {
 	struct ev_deferred resume;
 	struct ev_deferred room;
 	size_t n_connections, n_sessions, n_congested, n_paused, n_waiting;
+	size_t n_to_resume; /* of the paused, how many are looked at again; at most n_paused */
 	uint64_t n_queued;
 	uint64_t next_serial;
 	uint64_t match_generation;
@@ -73,7 +74,7 @@ void broker_writer_room(struct broker *b);
 void broker_count_congested(struct broker *b, bool congested);
 /* Lets paused publishers look again, at the end of this pass. */
 void broker_resume_soon(struct broker *b);
-/* The same, and this paused session is the first of them. */
+/* Lets this paused publisher look again. */
 void broker_resume_first(struct broker *b, struct session *s);
 /* The session has something to send: at the end of this pass. */
 void broker_flush_soon(struct broker *b, struct session *s);

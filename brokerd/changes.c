@@ -222,7 +222,14 @@ static void publish_one(struct changes *c, const struct mapping *m)
 		skip(c, m, CHANGES_STAT_BAD_MAPPING, m->why);
 		return;
 	}
-	if (!make_topic(c, m) || !make_payload(c, m))
+	if (!make_topic(c, m))
+		return;
+	if (!broker_wants(c->b, (const char *)c->topic.data, c->topic.len_bytes)) {
+		c->counts[CHANGES_STAT_UNMATCHED]++;
+		buffer_shrink(&c->topic);
+		return;
+	}
+	if (!make_payload(c, m))
 		return;
 	make_props(c, m);
 
@@ -231,8 +238,7 @@ static void publish_one(struct changes *c, const struct mapping *m)
 		message_new((const char *)c->topic.data, c->topic.len_bytes, c->payload.data,
 			c->payload.len_bytes, m->qos, c->props.data, c->props.len_bytes, track);
 	c->counts[CHANGES_STAT_MESSAGES]++;
-	if (broker_publish(c->b, msg) == 0)
-		c->counts[CHANGES_STAT_UNMATCHED]++;
+	(void)broker_publish(c->b, msg); /* somebody wants it, see above */
 	message_unref(&msg);
 	buffer_shrink(&c->topic);
 	buffer_shrink(&c->payload);

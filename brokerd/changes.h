@@ -70,7 +70,7 @@ enum changes_stat {
 		{"changes_rows", STATS_COUNTER, "", STATS_STATUS, "changes of mapped tables"},     \
 		{"changes_messages", STATS_COUNTER, "", STATS_STATUS, "messages made of changes"}, \
 		{"changes_unmatched", STATS_COUNTER, "", STATS_INFO,                               \
-			"messages made of changes that no session wanted"},                        \
+			"changes that no session wanted as a message"},                            \
 		{"changes_bad_topic", STATS_COUNTER, "", STATS_INFO,                               \
 			"changes whose topic was empty or too long"},                              \
 		{"changes_bad_payload", STATS_COUNTER, "", STATS_INFO,                             \

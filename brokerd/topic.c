@@ -254,12 +254,18 @@ static size_t level_length(const char *s, size_t len)
 	return slash != NULL ? (size_t)(slash - s) : len;
 }
 
-static struct topic_sub *find_of_owner(const struct topic_node *node, struct list *owner_subs)
+/* Along both lists at once, so that the shorter one decides how long it takes: a client with many
+ * subscriptions, or a filter with many clients, is usual; both at once is not. */
+static struct topic_sub *find_of_owner(const struct topic_node *node, const struct list *owner_subs)
 {
-	list_for_each (it, owner_subs) {
-		struct topic_sub *sub = list_entry(it, struct topic_sub, in_owner);
-		if (sub->node == node)
-			return sub;
+	const struct list *n = node->subs.next, *o = owner_subs->next;
+	for (; n != &node->subs && o != owner_subs; n = n->next, o = o->next) {
+		struct topic_sub *by_owner = list_entry(o, struct topic_sub, in_owner);
+		struct topic_sub *by_node = list_entry(n, struct topic_sub, in_node);
+		if (by_owner->node == node)
+			return by_owner;
+		if (by_node->owner_subs == owner_subs)
+			return by_node;
 	}
 	return NULL;
 }
@@ -284,6 +290,7 @@ struct topic_sub *topic_tree_add(struct topic_tree *t, const char *filter, size_
 		return sub;
 	sub = mem_new(&mem_sub, sizeof(*sub));
 	sub->node = node;
+	sub->owner_subs = owner_subs;
 	sub->owner = owner;
 	list_push_back(&node->subs, &sub->in_node);
 	list_push_back(owner_subs, &sub->in_owner);
@@ -324,22 +331,25 @@ void topic_tree_remove(struct topic_tree *t, struct topic_sub *sub)
 
 struct match {
 	struct topic_tree *t;
-	void (*fn)(struct topic_sub *sub, void *arg);
+	void (*fn)(struct topic_sub *sub, void *arg); /* NULL: the first one is enough */
 	void *arg;
+	bool found;
 };
 
-static void give(const struct match *m, const struct topic_node *node)
+static void give(struct match *m, const struct topic_node *node)
 {
+	m->found = m->found || !list_empty(&node->subs);
+	if (m->fn == NULL)
+		return;
 	list_for_each (it, &node->subs)
 		m->fn(list_entry(it, struct topic_sub, in_node), m->arg);
 }
 
 /* s: what is left of the name below node; depth 0: the whole name. s == NULL: the name has ended.
  */
-static void match_below(
-	const struct match *m, const struct topic_node *node, const char *s, size_t left)
+static void match_below(struct match *m, const struct topic_node *node, const char *s, size_t left)
 {
-	if (node->n_children == 0)
+	if (node->n_children == 0 || (m->fn == NULL && m->found))
 		return;
 	uint64_t hash;
 	/* MQTT-4.7.2-1: a leading wildcard does not match names that begin with $. */
@@ -369,6 +379,14 @@ void topic_tree_match(struct topic_tree *t, const char *name, size_t len_bytes,
 	OBJ_CHECK(t, TREE_MAGIC);
 	struct match m = {.t = t, .fn = fn, .arg = arg};
 	match_below(&m, t->root, name, len_bytes);
+}
+
+bool topic_tree_matches(struct topic_tree *t, const char *name, size_t len_bytes)
+{
+	OBJ_CHECK(t, TREE_MAGIC);
+	struct match m = {.t = t};
+	match_below(&m, t->root, name, len_bytes);
+	return m.found;
 }
 
 char *topic_sub_filter(const struct topic_sub *sub)

@@ -37,6 +37,7 @@ struct topic_sub {
 	struct list in_node;
 	struct list in_owner;
 	struct topic_node *node;
+	const struct list *owner_subs; /* the owner's list of in_owner */
 	void *owner;
 	uint32_t id; /* subscription identifier, 0: none */
 	uint8_t qos;
@@ -59,6 +60,8 @@ void topic_tree_remove(struct topic_tree *t, struct topic_sub *sub);
 /* Calls fn for every subscription that matches the topic name. fn must not change the tree. */
 void topic_tree_match(struct topic_tree *t, const char *name, size_t len_bytes,
 	void (*fn)(struct topic_sub *sub, void *arg), void *arg);
+/* Whether there is any. */
+bool topic_tree_matches(struct topic_tree *t, const char *name, size_t len_bytes);
 /* The filter of a subscription; caller frees. */
 char *topic_sub_filter(const struct topic_sub *sub);
 

@@ -456,6 +456,40 @@ static void test_congestion(void **state)
 	drop(f, &other);
 }
 
+/* More publishers than one pass resumes wait for the database. One behind them, which waited for a
+ * slow subscriber only, goes on all the same. */
+static void test_everybody_gets_a_turn(void **state)
+{
+	struct fixture *f = *state;
+	enum { N = BROKER_RESUME_BUDGET };
+	struct client held[N], slow = up(f, 5), last = client_new(f);
+	for (int i = 0; i < N; i++) {
+		char hello[] = "\x10\x0d\0\4MQTT\4\2\0\0\0\1?";
+		hello[sizeof(hello) - 2] = (char)('!' + i);
+		held[i] = client_new(f);
+		say(f, &held[i], hello, sizeof(hello) - 1);
+		for (int k = 0; k < 5; k++)
+			SAY(f, &held[i], "\x32\5\0\1x\0\1");
+		assert_true(held[i].s->paused);
+	}
+	subscribe(f, &slow, 1);
+	for (int i = 0; i < 11; i++)
+		publish(f, "a", 0, NULL, 0);
+	SAY(f, &last, "\x10\x0d\0\4MQTT\4\2\0\0\0\1d\x30\4\0\1x.");
+	assert_true(last.s->paused);
+	uint16_t pid = SESSION_FIRST_PACKET_ID;
+	for (int i = 0; i < 6; i++, pid++)
+		say(f, &slow, (uint8_t[]){0x40, 2, (uint8_t)(pid >> 8), (uint8_t)pid}, 4);
+	assert_false(broker_congested(f->b));
+	assert_false(last.s->paused);
+	assert_int_equal(f->b->n_paused, N);
+	assert_int_equal(f->b->n_to_resume, 0);
+	for (int i = 0; i < N; i++)
+		drop(f, &held[i]);
+	drop(f, &last);
+	drop(f, &slow);
+}
+
 /* The database is not there: publishes wait, the fifth breaks the receive maximum of four; in 3.1.1
  * the client is not read any more. */
 static void test_receive_maximum(void **state)
@@ -675,6 +709,7 @@ int main(void)
 		T(test_end_releases_messages),
 		T(test_dropped_as_if_acknowledged),
 		T(test_congestion),
+		T(test_everybody_gets_a_turn),
 		T(test_receive_maximum),
 		T(test_order_of_publishes),
 		T(test_overlapping),

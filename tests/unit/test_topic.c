@@ -62,6 +62,7 @@ static size_t hits(struct topic_tree *t, const char *name)
 {
 	size_t n = 0;
 	topic_tree_match(t, name, strlen(name), on_hit, &n);
+	assert_int_equal(topic_tree_matches(t, name, strlen(name)), n > 0);
 	return n;
 }
 
