@@ -157,6 +157,10 @@ static const char *const session_setup[] = {
 	/* An idle writer holds the lock: that is no reason to end it. */
 	"SELECT set_config(name, '0', false) FROM pg_settings "
 	"WHERE name IN ('idle_session_timeout', 'idle_in_transaction_session_timeout')",
+	/* The lock goes with the connection: the server must notice a dead machine. */
+	"SET tcp_keepalives_idle = 30",
+	"SET tcp_keepalives_interval = 5",
+	"SET tcp_keepalives_count = 3",
 	NULL,
 };
 
@@ -682,6 +686,7 @@ static void split_lost(struct batch *b)
 	struct group *g = b->split.group;
 
 	split_end(b);
+	g->split = false; /* what is left of it may be a single row; a bad one shows again */
 	insert_by_token(&b->doubt, g);
 }
 

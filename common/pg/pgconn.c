@@ -80,9 +80,10 @@ struct pgconn {
 	struct ev_backoff backoff;
 	struct list expected;
 	size_t n_syncs;
-	size_t n_setup;  /* statements of setup sent so far */
-	unsigned rotate; /* hosts to begin further down the list */
-	char tried[256]; /* host that the connect timer runs for */
+	uint64_t n_syncs_over; /* answered: the server goes on */
+	size_t n_setup;        /* statements of setup sent so far */
+	unsigned rotate;       /* hosts to begin further down the list */
+	char tried[256];       /* host that the connect timer runs for */
 	uint64_t epoch;
 	bool freed;
 	bool leave; /* the server turned read-only, or sending failed */
@@ -145,8 +146,10 @@ static void set_error(struct pgconn *c, const char *text)
 static void drop_expectation(struct pgconn *c, struct expect *e)
 {
 	list_remove(&e->link);
-	if (e->is_sync)
+	if (e->is_sync) {
 		c->n_syncs--;
+		c->n_syncs_over++;
+	}
 	mem_free(&mem_expect, e);
 }
 
@@ -648,7 +651,7 @@ static bool pump(struct pgconn *c)
 static void act_results(struct pgconn *c)
 {
 	bool alive = PQconsumeInput(c->pg) == 1;
-	size_t n_syncs = c->n_syncs;
+	uint64_t n_syncs_over = c->n_syncs_over;
 	PGnotify *notify;
 
 	if (!pump(c))
@@ -658,7 +661,7 @@ static void act_results(struct pgconn *c)
 	if (alive && !c->leave && flush(c) && PQstatus(c->pg) == CONNECTION_OK) {
 		if (c->timeout_ms > 0 && c->n_syncs == 0)
 			ev_timer_stop(&c->timer);
-		else if (c->timeout_ms > 0 && c->n_syncs != n_syncs)
+		else if (c->timeout_ms > 0 && c->n_syncs_over != n_syncs_over)
 			ev_timer_start(&c->timer, c->timeout_ms);
 		return;
 	}

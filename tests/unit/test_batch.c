@@ -511,6 +511,31 @@ static void test_terminated_at_random(void **state)
 	assert_true(f->n_trouble > 0 && f->n_good > 0);
 }
 
+/* The connection goes while a batch is tried by halves and a single row is left of it. */
+static void test_lost_with_one_row_left(void **state)
+{
+	struct fixture *f = *state;
+
+	pg_testing_on(f->pg, "DROP SEQUENCE IF EXISTS test_once");
+	pg_testing_on(f->pg, "CREATE SEQUENCE test_once");
+	pg_testing_on(f->pg,
+		"CREATE OR REPLACE FUNCTION test_kill() RETURNS trigger LANGUAGE plpgsql AS "
+		"'BEGIN IF NEW.body = $x$kill$x$ AND nextval($x$test_once$x$) = 1 THEN PERFORM "
+		"pg_terminate_backend(pg_backend_pid()); END IF; RETURN NEW; END'");
+	pg_testing_on(f->pg, "CREATE TRIGGER test_kill BEFORE INSERT ON test_log FOR EACH ROW "
+			     "EXECUTE FUNCTION test_kill()");
+	open_batch(f, "", (struct batch_options){0});
+	wait_until(f->loop, batch_is_up(f->b));
+	add_bad(f);
+	assert_int_equal(add_row(f, 1, "kill", 4), 0);
+	wait_all(f);
+	assert_int_equal(f->n_failed, 1);
+	assert_true(count(f, "SELECT last_value FROM test_once") == 2);
+	assert_exact(f);
+	pg_testing_on(f->pg, "DROP FUNCTION test_kill CASCADE");
+	pg_testing_on(f->pg, "DROP SEQUENCE test_once");
+}
+
 /* The commit is done, its answer never arrives. */
 static void test_answer_lost(void **state)
 {
@@ -694,6 +719,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_limits_and_barrier, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_byte_limits, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_terminated_at_random, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_lost_with_one_row_left, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_answer_lost, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_cut_at_random, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_old_backend_is_ended, set_up, tear_down),

@@ -462,6 +462,31 @@ static void test_frozen(void **state)
 	ev_loop_free(&loop);
 }
 
+static void on_next(PGresult *res, void *arg)
+{
+	struct probe *p = arg;
+
+	p->n_lost += res == NULL;
+	if (++p->n_results < 6 && res != NULL)
+		assert_int_equal(
+			pgconn_simple(p->c, "SELECT pg_sleep(0.1)", 0, NULL, on_next, p), 0);
+}
+
+/* Each answer asks the next question: together they take longer than one may. */
+static void test_chain_outlasts_timeout(void **state)
+{
+	struct probe p;
+
+	(void)state;
+	open_probe(&p, "", NULL, 300);
+	wait_until(p.loop, p.n_up == 1);
+	assert_int_equal(pgconn_simple(p.c, "SELECT pg_sleep(0.1)", 0, NULL, on_next, &p), 0);
+	wait_until(p.loop, p.n_results == 6 || p.n_down > 0);
+	assert_int_equal(p.n_down, 0);
+	assert_int_equal(p.n_lost, 0);
+	close_probe(&p);
+}
+
 /* ---- every state with every event that can be had from outside ---- */
 
 enum test_event { E_START, E_STOP, E_QUERY, E_FREE, E_CUT, E_SILENCE, E_COUNT };
@@ -625,6 +650,7 @@ int main(void)
 		cmocka_unit_test_teardown(test_backend_killed, pg_testing_no_leaks),
 		cmocka_unit_test_teardown(test_read_only_server_is_left, pg_testing_no_leaks),
 		cmocka_unit_test_teardown(test_frozen, pg_testing_no_leaks),
+		cmocka_unit_test_teardown(test_chain_outlasts_timeout, pg_testing_no_leaks),
 		cmocka_unit_test_teardown(test_every_state_and_event, pg_testing_no_leaks),
 		cmocka_unit_test_teardown(test_free_in_callback, pg_testing_no_leaks),
 	};
