@@ -298,7 +298,7 @@ def test_full_disk(make_suite):
         mapped(suite)
         sub = suite.subscribe("f/#", "chat/#")
         filler = f"{suite.state_dir}/filler"
-        with open(filler, "wb") as f:
+        with open(filler, "wb", buffering=0) as f:
             try:
                 while True:
                     f.write(b"x" * 65536)
