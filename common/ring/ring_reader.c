@@ -14,7 +14,8 @@
  *   R2  seen (what was handled) moves only after the handler has taken a record
  *   R3  pending (a whole record that the handler has not taken) is offered before anything else
  *   R4  acked_lsn is told to the producer only when its ring has carried that LSN: a new producer
- *       would take an LSN that it has not published yet for a lie
+ *       would take an LSN that it has not published yet for a lie; and only when the handler is on
+ *       the ring's timeline: an LSN of another one names other changes
  *
  * On crash of this process: nothing here lasts; the next life attaches with its durable position.
  * On crash of the producer: DETACHED, then a new epoch, duplicates dropped.
@@ -62,8 +63,9 @@ struct attachment {
 	const void *data;
 	size_t data_len;
 	struct ring_consumer *consumer; /* NULL before GRANT */
-	bool streaming;   /* its RING_STREAM was seen: what came before is not for us */
-	uint64_t lsn_max; /* highest LSN that it carried (R4) */
+	bool streaming;    /* its RING_STREAM was seen: what came before is not for us */
+	uint64_t lsn_max;  /* highest LSN that it carried (R4) */
+	uint32_t timeline; /* of its last RING_STREAM (R4) */
 	uint64_t since_ms;
 };
 
@@ -539,6 +541,7 @@ static int ring_next(struct ring_reader *r, struct ring_record *ret_rec, const v
 			if (!at->streaming)
 				ret_rec->flags |= FLAG_ANEW;
 			at->streaming = true;
+			at->timeline = ret_rec->timeline;
 			if (ret_rec->commit_lsn > at->lsn_max)
 				at->lsn_max = ret_rec->commit_lsn;
 			return 1;
@@ -706,7 +709,8 @@ static void run_pass(struct ring_reader *r)
 static void apply_ack(struct ring_reader *r)
 {
 	struct attachment *at = r->at;
-	if (at == NULL || r->dead || r->acked_lsn > at->lsn_max) /* R4 */
+	if (at == NULL || r->dead || r->acked_lsn > at->lsn_max ||
+		at->timeline != r->seen.timeline) /* R4 */
 		return;
 	if (ring_ack(at->consumer, r->acked_lsn))
 		signal_producer(r);

@@ -737,6 +737,42 @@ static void test_timeline(void **state)
 	saw(f, "S3/100 B300 R300 1 C300 ");
 }
 
+/* While the handler has not come to the new timeline, what it acknowledged on the old one is not
+ * said of the new ring, even where that has carried the same LSN. */
+static void test_ack_of_other_timeline(void **state)
+{
+	struct fixture *f = *state;
+	unsigned bad;
+	start_live(f);
+	put_transaction(f, 200, 1);
+	put_transaction(f, 300, 1);
+	saw(f, "B200 R200 1 C200 B300 R300 1 C300 ");
+	life_end(f);
+	life_begin(f, 2);
+	f->attach_lsn = 100; /* walstreamd believes the slot */
+	grant(f);
+	ring_reader_ack(f->r, 301);
+	f->pause_stream = true;
+	put_stream(f, 2, 100, 0);
+	for (unsigned i = 0; i < 400; i++) {
+		put_transaction(f, 200 + i, 1);
+		if (i % 50 != 49)
+			continue;
+		drain(f);
+		assert_int_equal(ring_producer_refresh(f->life.p, &bad), 0);
+	}
+	assert_true(counts(f).spooled_records > 1000);
+	assert_int_equal(ring_producer_acked(f->life.p, 1), 100);
+	/* There it counts again, up to where the handler has come. */
+	f->pause_stream = false;
+	ring_reader_resume(f->r);
+	drain(f);
+	ring_reader_ack(f->r, 250);
+	drain(f);
+	assert_int_equal(ring_producer_refresh(f->life.p, &bad), 0);
+	assert_int_equal(ring_producer_acked(f->life.p, 1), 250);
+}
+
 static void test_new_epoch(void **state)
 {
 	struct fixture *f = *state;
@@ -1089,6 +1125,7 @@ int main(void)
 		TEST(test_duplicates),
 		TEST(test_half_record),
 		TEST(test_timeline),
+		TEST(test_ack_of_other_timeline),
 		TEST(test_new_epoch),
 		TEST(test_new_epoch_spooling),
 		TEST(test_random),
