@@ -237,7 +237,7 @@ struct pgws_event {
 	uint64_t end_lsn;   /* server's WAL end */
 	int64_t send_time;
 	bool reply_requested; /* KEEPALIVE */
-	const uint8_t *data;  /* borrowed until the next call on the stream */
+	const uint8_t *data;  /* borrowed until the next pgws_stream_next, _end, _close */
 	size_t len;
 };
 /* STREAMING: next event, 0; PGWS_EAGAIN; PGWS_EEND or an error (FAILED). Reads the socket once

@@ -13,12 +13,14 @@
  * Invariants:
  *   1. flush_lsn <= acked_lsn of every enabled consumer, or everything published is acknowledged
  *      and flush_lsn is a keepalive's position that came after it all.
- *   2. flush_lsn never goes back, and never stands below the slot's confirmed position.
+ *   2. flush_lsn never goes back on one timeline, and never stands below the slot's confirmed
+ *      position. What was acknowledged on another timeline counts for nothing: the same LSNs may
+ *      name other transactions now.
  *   3. A (new) life of a consumer begins with acked_lsn = flush_lsn: lower is of no use (the slot
  *      cannot go back), higher would trust a memory that died.
  *   4. Records of a transaction carry its commit LSN and time from BEGIN on; I, U, D, T and M are
  *      numbered from 1.
- *   5. While a record waits for room nothing else is written.
+ *   5. While a record waits for room nothing else is written; RING_STREAM goes before it.
  *
  * GRANT's from_lsn is flush_lsn, 0 before the first stream: it is at or below the confirmed
  * position that RING_STREAM announces, and RING_STREAM, which comes before any record that counts,
@@ -96,6 +98,7 @@ struct publisher {
 	uint32_t ordinal;
 	uint32_t timeline;
 
+	struct ring_record begin;   /* RING_STREAM that waits for room; type 0: none */
 	struct ring_record waiting; /* type 0: nothing waits */
 	const void *waiting_payload;
 	size_t waiting_offset;
@@ -359,22 +362,32 @@ static void look_for_room(struct publisher *p)
 	ev_timer_start(&p->look_again, LOOK_AGAIN_MS);
 }
 
-/* The waiting record, as far as it goes. */
-static int write_waiting(struct publisher *p)
+/* One record, as far as it goes. */
+static int write_record(
+	struct publisher *p, const struct ring_record *rec, const void *payload, size_t *offset)
 {
-	if (p->waiting.type == 0)
-		return 0;
-	int err = ring_write_part(p->ring, &p->waiting, p->waiting_payload, &p->waiting_offset);
+	int err = ring_write_part(p->ring, rec, payload, offset);
 	if (err == -EAGAIN) {
 		/* Consumers can make room only of what they see. */
 		publisher_publish(p);
 		refresh(p);
-		err = ring_write_part(p->ring, &p->waiting, p->waiting_payload, &p->waiting_offset);
+		err = ring_write_part(p->ring, rec, payload, offset);
 	}
-	if (err == -EAGAIN)
-		return err;
-	ASSERT(err == 0);
-	if (p->waiting.end_lsn != 0) {
+	ASSERT(err == 0 || err == -EAGAIN);
+	return err;
+}
+
+/* What waits, as far as it goes. */
+static int write_waiting(struct publisher *p)
+{
+	size_t none = 0;
+	if (p->begin.type != 0 && write_record(p, &p->begin, NULL, &none) != 0)
+		return -EAGAIN;
+	p->begin.type = 0;
+	if (p->waiting.type != 0 &&
+		write_record(p, &p->waiting, p->waiting_payload, &p->waiting_offset) != 0)
+		return -EAGAIN;
+	if (p->waiting.type != 0 && p->waiting.end_lsn != 0) {
 		p->received_lsn = p->waiting.end_lsn;
 		p->in_txn = false;
 		stats_add(p->d->stats, WAL_STAT_TRANSACTIONS, 1);
@@ -417,7 +430,23 @@ int publisher_continue(struct publisher *p)
 
 bool publisher_is_full(const struct publisher *p)
 {
-	return p->waiting.type != 0;
+	return p->waiting.type != 0 || p->begin.type != 0;
+}
+
+/* The server goes another way from here (a failover, a recovery to an earlier point): what was
+ * acknowledged does not count any more, and a cursor cannot go back. So its owner attaches anew. */
+static void leave_timeline(struct publisher *p)
+{
+	for (size_t i = 0; i < N_CONSUMERS; i++) {
+		struct consumer *c = &p->consumers[i];
+		c->acked_lsn = 0;
+		if (!c->attached)
+			continue;
+		drop_consumer(p, i);
+		refuse(p, c->role, "the server is on another timeline; it has to attach again");
+		p->ops.on_detached(p->arg);
+	}
+	p->flush_lsn = 0;
 }
 
 void publisher_begin(struct publisher *p, uint64_t confirmed_lsn, uint32_t timeline)
@@ -425,6 +454,8 @@ void publisher_begin(struct publisher *p, uint64_t confirmed_lsn, uint32_t timel
 	OBJ_CHECK(p, PUBLISHER_MAGIC);
 	publisher_end(p);
 	pgws_catalog_reset(p->catalog);
+	if (p->timeline != 0 && p->timeline != timeline)
+		leave_timeline(p);
 	p->timeline = timeline;
 	if (confirmed_lsn > p->flush_lsn)
 		p->flush_lsn = confirmed_lsn; /* invariant 2 */
@@ -435,18 +466,18 @@ void publisher_begin(struct publisher *p, uint64_t confirmed_lsn, uint32_t timel
 			p->consumers[i].acked_lsn = confirmed_lsn;
 	}
 	p->keepalive_lsn = 0;
-	const struct ring_record rec = {.type = RING_STREAM,
+	p->begin = (struct ring_record){.type = RING_STREAM,
 		.audience = RING_TO_ALL,
 		.timeline = timeline,
 		.commit_lsn = confirmed_lsn};
-	if (put(p, &rec, NULL) == 0)
+	if (publisher_continue(p) == 0)
 		publisher_publish(p);
 }
 
 void publisher_end(struct publisher *p)
 {
 	p->in_txn = false;
-	p->waiting.type = 0;
+	p->begin.type = p->waiting.type = 0;
 	p->waiting_payload = NULL;
 	if (p->full_since_ms != 0) {
 		p->full_since_ms = 0;
@@ -479,7 +510,7 @@ int publisher_write(struct publisher *p, const struct pgws_event *ev)
 
 void publisher_keepalive(struct publisher *p, uint64_t wal_end)
 {
-	if (!p->in_txn && p->waiting.type == 0 && wal_end > p->keepalive_lsn)
+	if (!p->in_txn && !publisher_is_full(p) && wal_end > p->keepalive_lsn)
 		p->keepalive_lsn = wal_end;
 }
 
@@ -504,7 +535,7 @@ uint64_t publisher_flush_lsn(struct publisher *p)
 			min = c->acked_lsn;
 	}
 	/* Nothing in flight: the server's idle position is as good as acknowledged. */
-	bool idle = min >= p->received_lsn && !p->in_txn && p->waiting.type == 0;
+	bool idle = min >= p->received_lsn && !p->in_txn && !publisher_is_full(p);
 	if (idle && p->keepalive_lsn > min)
 		min = p->keepalive_lsn;
 	if (min > p->flush_lsn)
@@ -545,7 +576,7 @@ static void on_space(int fd, short what, void *arg)
 	(void)what; /* EV_READ */
 	ring_event_drain(fd);
 	refresh(p);
-	if (p->waiting.type != 0)
+	if (publisher_is_full(p))
 		p->ops.on_room(p->arg);
 	p->ops.on_acked(p->arg);
 }
@@ -555,7 +586,7 @@ static void on_look_again(void *arg)
 	struct publisher *p;
 	OBJ_CAST(p, arg, PUBLISHER_MAGIC);
 	refresh(p);
-	if (p->waiting.type != 0)
+	if (publisher_is_full(p))
 		p->ops.on_room(p->arg);
 }
 

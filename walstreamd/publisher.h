@@ -47,14 +47,15 @@ size_t publisher_attached(const struct publisher *p);
 bool publisher_wants_stream(const struct publisher *p);
 
 /* A stream begins at the slot's confirmed position: forgets half a message and what relations were
- * announced, writes RING_STREAM. */
+ * announced, writes RING_STREAM (before anything else, as soon as there is room). On another
+ * timeline than before everybody has to attach again. */
 void publisher_begin(struct publisher *p, uint64_t confirmed_lsn, uint32_t timeline);
 /* The stream ended: drops what is left of a message that did not fit. */
 void publisher_end(struct publisher *p);
 /*
  * One DATA event. 0; -EAGAIN: the ring is full, the rest of it waits: keep the event's bytes, give
- * nothing more, and call publisher_continue after on_room. PGWS_EPROTO or PGWS_EUNKNOWN as
- * -ERR_MALFORMED: the stream cannot be followed.
+ * nothing more, and call publisher_continue after on_room. -ERR_MALFORMED: the stream cannot
+ * be followed.
  */
 int publisher_write(struct publisher *p, const struct pgws_event *ev)
 	__attribute__((warn_unused_result));
@@ -66,8 +67,8 @@ void publisher_keepalive(struct publisher *p, uint64_t wal_end);
 /* Makes what was written visible and wakes who sleeps. */
 void publisher_publish(struct publisher *p);
 
-/* Up to here all enabled consumers are done: what the slot may be moved to. Never goes back within
- * this process; 0 before the first stream. */
+/* Up to here all enabled consumers are done: what the slot may be moved to. Never goes back on
+ * one timeline; 0 before the first stream. */
 uint64_t publisher_flush_lsn(struct publisher *p);
 uint64_t publisher_published_lsn(const struct publisher *p);
 uint64_t publisher_received_lsn(const struct publisher *p);

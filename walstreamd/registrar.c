@@ -402,6 +402,18 @@ static void slot_is_ready(struct registrar *r)
 	r->ops.on_ready(r->last.confirmed_lsn, r->arg);
 }
 
+static void slot_is_foreign(struct registrar *r)
+{
+	if (r->first_start)
+		trouble(r, WAIT_LOST_MS,
+			"a slot named %s is there already and belongs to another database or "
+			"plugin; set another \"node\" in the configuration, or drop it if nobody "
+			"uses it",
+			r->slot);
+	else
+		lost(r, "a slot of this name belongs to another database or plugin");
+}
+
 static void on_slot(PGresult *res, void *arg)
 {
 	struct registrar *r;
@@ -412,6 +424,12 @@ static void on_slot(PGresult *res, void *arg)
 	if (!exists && !r->first_start) {
 		lost(r, "this server does not have it (it was dropped, or a failover went without "
 			"it)");
+		return;
+	}
+	/* Slots belong to the whole server: this one may be another suite's, of the same node name.
+	 * Nothing of it is ended or dropped. */
+	if (exists && !is_true(field(res, 1))) {
+		slot_is_foreign(r);
 		return;
 	}
 	if (exists && field(res, 0) != NULL) {
@@ -425,9 +443,7 @@ static void on_slot(PGresult *res, void *arg)
 	}
 	const char *invalid = field(res, 3);
 	remember_slot(r, res);
-	if (!is_true(field(res, 1)))
-		lost(r, "a slot of this name belongs to another database or plugin");
-	else if (invalid[0] != '\0')
+	if (invalid[0] != '\0')
 		lost(r, invalid);
 	else if (strcmp(r->last.wal_status, "lost") == 0)
 		lost(r, "the server removed WAL that it still needed (max_slot_wal_keep_size)");
@@ -447,7 +463,9 @@ static void on_stored(PGresult *res, void *arg)
 {
 	struct registrar *r;
 	OBJ_CAST(r, arg, REGISTRAR_MAGIC);
-	(void)usable(r, res, "store where the slot begins"); /* on_snapshot_end goes on */
+	/* Aborted: the answer before it said why. on_snapshot_end goes on. */
+	if (PQresultStatus(res) != PGRES_PIPELINE_ABORTED)
+		(void)usable(r, res, "store where the slot begins");
 }
 
 static void on_snapshot_end(PGresult *res, void *arg)
@@ -488,6 +506,9 @@ void registrar_slot_created(
 		err = pgconn_query(r->conn, &queries[i], i == 2 || i == 1 ? on_stored : NULL, r);
 	if (err == 0)
 		err = pgconn_sync(r->conn, on_snapshot_end, r);
+	/* If a step of it failed, COMMIT was passed over: the session must not stay in there. */
+	if (err == 0)
+		err = pgconn_simple(r->conn, "ROLLBACK", 0, NULL, NULL, NULL);
 	free(set);
 	if (err != 0) {
 		r->creating = false;

@@ -230,9 +230,11 @@ static void pub_on_room(void *arg)
 	struct walstreamd *w;
 	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
 	/* Else the bytes that waited are gone with their stream. */
-	if (follower_get_state(w->follower) == FOLLOWER_STREAMING &&
-		publisher_continue(w->publisher) == 0)
-		follower_resume(w->follower);
+	if (follower_get_state(w->follower) != FOLLOWER_STREAMING ||
+		publisher_continue(w->publisher) != 0)
+		return;
+	publisher_publish(w->publisher);
+	follower_resume(w->follower);
 }
 
 static void pub_on_acked(void *arg)
@@ -269,9 +271,6 @@ static int fol_on_data(const struct pgws_event *ev, void *arg)
 {
 	struct walstreamd *w;
 	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
-	/* RING_STREAM itself may still wait for room. */
-	if (publisher_is_full(w->publisher) && publisher_continue(w->publisher) != 0)
-		return -ERR_LIMIT;
 	int err = publisher_write(w->publisher, ev);
 	if (err != 0 && err != -EAGAIN)
 		stats_add(w->d->stats, WAL_STAT_PROTOCOL_ERRORS, 1);

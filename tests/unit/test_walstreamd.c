@@ -673,6 +673,40 @@ static void test_back_pressure(void **state)
 	stop();
 }
 
+static bool says_cannot_follow(void)
+{
+	return strstr(sup.status, "cannot be followed") != NULL;
+}
+
+static bool all_small_inserts(void)
+{
+	return con.n_inserts >= 40000;
+}
+
+/* A full ring has no room for the beginning of the next stream either: that waits too. */
+static void test_full_ring_at_begin(void **state)
+{
+	(void)state;
+	start_streaming();
+	con.pause = true;
+	run("INSERT INTO t SELECT i, 'x' FROM generate_series(1, 40000) i");
+	WAIT(ring_is_full);
+	for (int i = 0; i < 4; i++) {
+		/* With the lock's connection the stream goes, and begins anew. */
+		run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+		    "WHERE application_name = 'howdah walstreamd'");
+		(void)wait_for(never, 300);
+		WAIT(is_streaming);
+		assert_false(wait_for(says_cannot_follow, 200));
+	}
+	con.pause = false;
+	ring_reader_resume(con.reader);
+	WAIT(all_small_inserts);
+	assert_int_equal(con.n_inserts, 40000);
+	WAIT(confirmed_past_end);
+	stop();
+}
+
 static bool two_commits(void)
 {
 	return con.n_commits >= 2;
@@ -745,6 +779,63 @@ static void test_half_made_slot(void **state)
 	stop();
 }
 
+static bool says_foreign(void)
+{
+	return strstr(sup.status, "belongs to another database") != NULL;
+}
+
+/* Slots are the server's: the suite of another database may use the same node name. */
+static void test_slot_of_another_database(void **state)
+{
+	(void)state;
+	PGconn *other = PQconnectdb("dbname=template1");
+	assert_int_equal(PQstatus(other), CONNECTION_OK);
+	PGresult *res =
+		PQexec(other, "SELECT pg_create_logical_replication_slot('" SLOT "', 'pgoutput')");
+	assert_int_equal(PQresultStatus(res), PGRES_TUPLES_OK);
+	PQclear(res);
+	start();
+	WAIT(says_foreign);
+	assert_non_null(strstr(sup.status, "set another \"node\""));
+	assert_true(sql_is("SELECT database FROM pg_replication_slots", "template1"));
+	/* The same where our own was lost. */
+	run("UPDATE howdah.node SET slot_lsn = '0/1'");
+	sup.status[0] = '\0';
+	kill_it();
+	spawn("instance-1");
+	WAIT(says_lost);
+	assert_non_null(strstr(sup.status, "another database"));
+	assert_true(sql_is("SELECT database FROM pg_replication_slots", "template1"));
+	kill_it();
+	res = PQexec(other, "SELECT pg_drop_replication_slot('" SLOT "')");
+	assert_int_equal(PQresultStatus(res), PGRES_TUPLES_OK);
+	PQclear(res);
+	PQfinish(other);
+}
+
+static bool says_not_stored(void)
+{
+	return strstr(sup.status, "cannot store where the slot begins: not yet") != NULL;
+}
+
+/* A part that cannot store its beginning: nothing is half done, and it goes on when it can. */
+static void test_beginning_refused(void **state)
+{
+	(void)state;
+	run("CREATE OR REPLACE FUNCTION howdah_mqtt.slot_created(node text, lsn pg_lsn) RETURNS "
+	    "void LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION $x$not yet$x$; END'");
+	start();
+	WAIT(says_not_stored);
+	assert_true(sql_is("SELECT count(slot_lsn) FROM howdah.node", "0"));
+	run("CREATE OR REPLACE FUNCTION howdah_mqtt.slot_created(node text, lsn pg_lsn) RETURNS "
+	    "void LANGUAGE sql AS 'INSERT INTO howdah_mqtt.begun VALUES (node, lsn, 0)'");
+	WAIT(has_stream);
+	assert_true(sql_is("SELECT count(*) FROM howdah_mqtt.begun b, howdah.node n WHERE b.lsn = "
+			   "n.slot_lsn",
+		"1"));
+	stop();
+}
+
 static void test_second_instance(void **state)
 {
 	(void)state;
@@ -812,6 +903,64 @@ static void test_reader_away(void **state)
 	reader_up();
 	WAIT(two_commits);
 	assert_string_equal(con.log, " S B R:t I:1 C B I:2 C");
+	WAIT(confirmed_past_end);
+	stop();
+}
+
+static pid_t pid_of(const char *backend_type)
+{
+	char text[200];
+	snprintf(text, sizeof(text), "SELECT pid FROM pg_stat_activity WHERE backend_type = '%s'",
+		backend_type);
+	char *value = sql(text);
+	pid_t pid = (pid_t)strtol(value, NULL, 10);
+	free(value);
+	assert_true(pid > 1);
+	return pid;
+}
+
+static bool sql_is_back(void)
+{
+	PQreset(sql_conn);
+	return PQstatus(sql_conn) == CONNECTION_OK;
+}
+
+static bool on_timeline_2(void)
+{
+	return con.timeline == 2 && one_commit();
+}
+
+/* A server that comes back on another timeline, with a slot that stands where it was before: what
+ * was acknowledged on the old one must not move it. */
+static void test_other_timeline(void **state)
+{
+	(void)state;
+	start_streaming();
+	/* It would have the slot's position saved. */
+	pid_t writer = pid_of("background writer");
+	kill(writer, SIGSTOP);
+	run("INSERT INTO t VALUES (1, 'a')");
+	WAIT(one_commit);
+	WAIT(confirmed_past_end);
+	uint64_t end = con.last_end_lsn;
+	con.auto_ack = false;
+	forget();
+	char signal_file[4096];
+	snprintf(signal_file, sizeof(signal_file), "%s/standby.signal",
+		getenv("HOWDAH_TEST_PGDATA"));
+	FILE *f = fopen(signal_file, "w");
+	assert_non_null(f);
+	fclose(f);
+	kill(PQbackendPID(sql_conn), SIGKILL);
+	kill(writer, SIGCONT);
+	(void)wait_for(never, 300);
+	WAIT(sql_is_back);
+	run("SELECT pg_promote()");
+	WAIT(on_timeline_2);
+	assert_non_null(strstr(con.log, " B R:t I:1 C"));
+	(void)wait_for(never, 500);
+	assert_true(confirmed() < end);
+	ring_reader_ack(con.reader, con.last_end_lsn);
 	WAIT(confirmed_past_end);
 	stop();
 }
@@ -1017,9 +1166,12 @@ int main(int argc, char **argv)
 		TEST(test_idle_slot_moves),
 		TEST(test_reattach),
 		TEST(test_back_pressure),
+		TEST(test_full_ring_at_begin),
 		TEST(test_walsender_killed),
 		TEST(test_lost_slot),
 		TEST(test_half_made_slot),
+		TEST(test_slot_of_another_database),
+		TEST(test_beginning_refused),
 		TEST(test_second_instance),
 		TEST(test_no_schema_yet),
 		TEST(test_no_slot_left),
@@ -1029,6 +1181,7 @@ int main(int argc, char **argv)
 		TEST(test_commands),
 		TEST(test_hostile_cursor),
 		TEST(test_invalidated_slot),
+		TEST(test_other_timeline),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 	PQfinish(sql_conn);
