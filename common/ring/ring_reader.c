@@ -340,6 +340,12 @@ static bool is_duplicate(const struct seen *s, const struct ring_record *rec, ui
 	return rec->ordinal > 0 ? rec->ordinal <= s->open_ordinal : tag == MSG_BEGIN;
 }
 
+/* A stream that begins at or below this goes on where it was. */
+static uint64_t seen_lsn(const struct seen *s)
+{
+	return s->open_lsn != 0 ? s->open_lsn : s->done_lsn;
+}
+
 static bool timeline_changes(const struct seen *s, const struct ring_record *rec)
 {
 	return s->timeline != 0 && s->timeline != rec->timeline;
@@ -406,7 +412,9 @@ static int offer(struct ring_reader *r, const struct ring_record *rec, const voi
 	int rc = 0;
 	if (rec->type == RING_STREAM) {
 		bool changes = timeline_changes(&r->seen, rec);
-		if ((rec->flags & FLAG_ANEW) != 0 || changes)
+		/* A gap, too: transactions that were not for us, or a slot made anew. */
+		if ((rec->flags & FLAG_ANEW) != 0 || changes ||
+			rec->commit_lsn > seen_lsn(&r->seen))
 			rc = r->ops.on_stream(rec->commit_lsn, rec->timeline, r->arg);
 		if (rc == 0 && changes && r->acked_lsn > rec->commit_lsn)
 			r->acked_lsn = rec->commit_lsn; /* what was above is another history */

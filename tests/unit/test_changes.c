@@ -568,6 +568,15 @@ static void attach_again(struct fixture *f)
 	TURN_UNTIL(f, attach_wanted);
 }
 
+/* The old slot is gone; the stream comes from a new one. */
+static void new_slot(struct fixture *f)
+{
+	sql(f, "SELECT pg_drop_replication_slot('howdah_n')");
+	f->slot_lsn = 0;
+	(void)stream_from(f, 0);
+	slot_created(f);
+}
+
 /* walstreamd goes away in the middle of a transaction, and its slot with it: the rest never comes,
  * and the mappings are those of the new slot's beginning. */
 static void test_slot_made_anew(void **state)
@@ -591,11 +600,8 @@ static void test_slot_made_anew(void **state)
 	uint64_t records = stat_of(f, CHANGES_STAT_RECORDS);
 	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_RECORDS) > records);
 	usleep(100000);
-	sql(f, "SELECT howdah_mqtt.publish_table('t', 'a/{id}');"
-	       "SELECT pg_drop_replication_slot('howdah_n')");
-	f->slot_lsn = 0;
-	(void)stream_from(f, 0);
-	slot_created(f);
+	sql(f, "SELECT howdah_mqtt.publish_table('t', 'a/{id}')");
+	new_slot(f);
 	attach_again(f);
 	grant(f, f->slot_lsn);
 	sql(f, "INSERT INTO t VALUES (1)");
@@ -604,6 +610,20 @@ static void test_slot_made_anew(void **state)
 	puback_to(sub.n);
 	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_ACKED_LSN) == f->received);
 	assert_int_equal(stat_of(f, CHANGES_STAT_PENDING_TX), 0);
+
+	/* Once more, between two transactions and two streams of one walstreamd. */
+	pgws_stream_free(&f->stream);
+	usleep(100000);
+	sql(f, "SELECT howdah_mqtt.publish_table('t', 'b/{id}')");
+	new_slot(f);
+	struct ring_record rec = {.type = RING_STREAM,
+		.audience = RING_TO_ALL,
+		.timeline = f->timeline,
+		.commit_lsn = f->slot_lsn};
+	put(f, &rec, NULL);
+	sql(f, "INSERT INTO t VALUES (2)");
+	settle(f);
+	assert_string_equal(topics(), "b/2 ");
 }
 
 static void test_congestion(void **state)
