@@ -9,7 +9,8 @@
  *                                                                       │ all say ok
  *                                                                       ▼
  *     the new becomes present: workers that wait or are HELD start with it; those whose listeners
- *     changed are restarted; those that are not wanted any more stop, new ones start
+ *     changed are restarted, as is walstreamd if its readers did; those that are not wanted any
+ * more stop, new ones start
  *
  * Context: event thread of the supervisor. One reload at a time; a signal during one asks for
  * another. On crash: the next howdahd reads the file as it is then.
@@ -144,6 +145,16 @@ static void take_keys(const char *text, const char *kind, struct buf *keys)
 	}
 }
 
+/* A worker is told at its birth which others there are; walstreamd waits for the acknowledgements
+ * of those that read the ring, and lets in nobody else. */
+static bool company_changed(const struct supervisor *s, enum role role)
+{
+	uint32_t changed =
+		s->reload.next->roles ^ s->settings->roles; /* next: the old ones by now */
+
+	return role == ROLE_WALSTREAMD && (changed & 1U << ROLE_BROKERD) != 0;
+}
+
 /* One worker and the configuration that is now in force. */
 static void move_worker(struct supervisor *s, struct worker *w, bool same_listeners)
 {
@@ -160,6 +171,8 @@ static void move_worker(struct supervisor *s, struct worker *w, bool same_listen
 		buf_printf(&why, "%s.listeners", name);
 	else
 		take_keys(s->reload.pending[w->info->role], "worker:", &why);
+	if (company_changed(s, w->info->role))
+		buf_printf(&why, "%sbrokerd.enabled", why.len_bytes > 0 ? ", " : "");
 	if (why.len_bytes > 0 && fsm_has_process(w->state)) {
 		worker_event(w, FSM_EV_RESTART);
 		buf_put_text(&why, " changed: restarted");

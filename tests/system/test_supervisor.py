@@ -544,7 +544,7 @@ def test_reload_that_is_taken_back_restarts_nobody(make):
 
 def test_reload_enables_and_disables(make):
     s = make()
-    _, broker = s.wait_up()
+    wal, broker = s.wait_up()
     s.write_conf(brokerd="enabled = false;")
     rows, error = s.ask("reload")
     assert error is None and {"worker": "brokerd", "verdict": "ok", "text": "stopped"} in rows
@@ -557,6 +557,9 @@ def test_reload_enables_and_disables(make):
     assert s.ask("reload")[1] is None
     s.wait_state("brokerd", "UP")
     s.greet()
+    # walstreamd is told at its birth who reads the ring: it was born anew with each change.
+    assert "brokerd.enabled changed" in [r for r in rows if r["worker"] == "walstreamd"][0]["text"]
+    assert s.wait_state("walstreamd", "UP")["pid"] != wal["pid"]
 
 
 def test_reload_changes_listeners(make):
