@@ -74,6 +74,7 @@ struct follower {
 	struct ev_deferred read_on;
 	struct ev_deferred stopped;
 	enum pg_class stop_class;
+	bool slot_busy;
 	char text[1400];
 };
 
@@ -160,6 +161,7 @@ static void fail_stream(struct follower *f, int err)
 	const char *state = pgws_stream_sqlstate(f->stream);
 	const char *error = pgws_stream_error(f->stream);
 	const char *remedy = "";
+	f->slot_busy = strcmp(state, "55006") == 0;
 	for (size_t i = 0; i < ARRAY_LEN(remedies); i++) {
 		if (strcmp(remedies[i].sqlstate, state) == 0)
 			remedy = remedies[i].text;
@@ -453,10 +455,16 @@ static void begin(struct follower *f)
 	ev_defer_cancel(f->loop, &f->stopped);
 	f->no_more_answers = false;
 	f->full = false;
+	f->slot_busy = false;
 	f->text[0] = '\0';
 	set_state(f, FOLLOWER_RESOLVING);
 	ev_timer_start(&f->phase_timer, PHASE_TIMEOUT_MS);
 	f->resolve = pgresolve_start(f->loop, f->conninfo, extra, on_resolved, f);
+}
+
+bool follower_slot_busy(const struct follower *f)
+{
+	return f->slot_busy;
 }
 
 void follower_create_slot(struct follower *f)

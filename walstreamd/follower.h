@@ -77,6 +77,8 @@ void follower_resume(struct follower *f);
 void follower_acked(struct follower *f);
 enum follower_state follower_get_state(const struct follower *f);
 const char *follower_state_str(enum follower_state s);
+/* In on_stopped: the slot is still in use by another session, most likely our own last one. */
+bool follower_slot_busy(const struct follower *f);
 /* The position that the last feedback carried; the server's end as last heard. */
 uint64_t follower_sent_flush_lsn(const struct follower *f);
 uint64_t follower_server_lsn(const struct follower *f);

@@ -313,8 +313,8 @@ static void fol_on_stopped(enum pg_class class, const char *text, void *arg)
 		return;
 	}
 	if (text[0] != '\0') {
-		bool busy = strstr(text, "is active for PID") != NULL;
-		uint32_t ms = busy ? SLOT_ACTIVE_MS : ev_backoff_next_ms(&w->backoff);
+		uint32_t ms = follower_slot_busy(w->follower) ? SLOT_ACTIVE_MS
+							      : ev_backoff_next_ms(&w->backoff);
 		if (strcmp(text, w->trouble) != 0)
 			log_warning("wal.stream", "slot howdah_%s: %s, retrying", w->d->node, text);
 		set_trouble(w, text);
