@@ -4,3 +4,5 @@ dist_man_MANS += \
 	doc/howdahd.8 \
 	doc/pgctl.1 \
 	# end
+
+EXTRA_DIST += doc/README.md

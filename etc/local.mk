@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: PostgreSQL
-EXTRA_DIST += etc/howdah.conf
+EXTRA_DIST += etc/README.md etc/howdah.conf

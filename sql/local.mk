@@ -5,3 +5,5 @@ dist_sqlhowdah_DATA = sql/howdah/0001-node.sql
 
 sqlmqttdir = $(pkgdatadir)/sql/howdah_mqtt
 dist_sqlmqtt_DATA = sql/howdah_mqtt/0001-mqtt.sql sql/howdah_mqtt/0002-message.sql
+
+EXTRA_DIST += sql/README.md

@@ -10,6 +10,20 @@ sys.path.insert(0, os.path.dirname(__file__))
 from suite import Postgres, Suite  # noqa: E402
 
 
+_figures = []
+
+
+@pytest.fixture
+def report():
+    """report(line): a line for the end of the run's output, whatever pytest captures."""
+    return _figures.append
+
+
+def pytest_terminal_summary(terminalreporter):
+    for line in _figures:
+        terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="module")
 def suite():
     """A running suite with the embedded database, shared by the tests of one file."""

@@ -203,9 +203,9 @@ def check_changes(events, final, rows):
     return duplicates
 
 
-def test_storm(make_suite):
+def test_storm(make_suite, report):
     suite = make_suite()
-    print(f"seed {SEED}")
+    report(f"storm: seed {SEED}")
     suite.sql("CREATE TABLE storm (id bigint PRIMARY KEY, v int)")
     suite.sql("SELECT howdah_mqtt.publish_table('storm'::regclass, 'storm-rows/{id}')")
     sub = suite.subscribe("storm-rows/#", extra=("-k", "1200"))
@@ -260,8 +260,8 @@ def test_storm(make_suite):
     twice = [m for m, n in stored.items() if n > 1]
     assert not twice, f"{len(twice)} messages stored more than once, first {twice[:5]}"
     assert len(acked) > 100
-    print(f"{elapsed:.0f} s, kills {[k.kills for k in killers]}, rows {len(final)}, changes {want}, "
-          f"duplicates {duplicates}, publishes {len(acked)}, status samples {watcher.samples}")
+    report(f"storm: {elapsed:.0f} s, kills {[k.kills for k in killers]}, rows {len(final)}, changes {want}, "
+           f"duplicates {duplicates}, publishes {len(acked)}, status samples {watcher.samples}")
     assert not watcher.wrong, watcher.wrong[:10]
     rows = suite.status()
     # Each kill is one restart; a worker may have restarted for its own reasons besides.
