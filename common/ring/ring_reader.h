@@ -43,11 +43,11 @@ struct ring_reader_ops {
 	 * (taken) or RING_READER_PAUSE (not taken: the same record comes again after
 	 * ring_reader_resume). */
 	int (*on_record)(const struct ring_record *rec, const void *payload, void *arg);
-	/* The stream begins anew for us: transactions ending after from_lsn come, without those that
-	 * were handled before. Before the first record, after each re-attachment, when the timeline
-	 * changes, and when a restarted stream begins behind what was handled last (a slot that was
-	 * made anew, or only transactions that were not for us). Same return as on_record (prepare
-	 * state, then resume). */
+	/* The stream begins anew for us: transactions ending after from_lsn come, without
+	 * those that were handled before. Before the first record, after each re-attachment,
+	 * when the timeline changes, and when a restarted stream begins behind what was handled
+	 * last (a slot that was made anew, or only transactions that were not for us). Same
+	 * return as on_record (prepare state, then resume). */
 	int (*on_stream)(uint64_t from_lsn, uint32_t timeline, void *arg);
 	/* Send ATTACH with these descriptors to walstreamd (daemon_relay, which duplicates them).
 	 */
