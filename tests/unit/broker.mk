@@ -2,14 +2,14 @@
 # Unit tests: broker
 # Table changes
 CHANGES_LIBS = brokerd/libbrokerd.a libpgwalstream/libpgwalstream.a $(BASE_LIBS) $(LIBPQ_LIBS) $(UNIT_LIBS)
-check_PROGRAMS += tests/unit/test_tojson tests/unit/test_tojson_server tests/unit/test_template \
+check_PROGRAMS += tests/unit/test_tojson tests/unit/test_tojson_server.pg tests/unit/test_template \
 	tests/unit/test_tracker
-TESTS += tests/unit/test_tojson tests/unit/test_tojson_server tests/unit/test_template \
+TESTS += tests/unit/test_tojson tests/unit/test_tojson_server.pg tests/unit/test_template \
 	tests/unit/test_tracker
 tests_unit_test_tojson_SOURCES = tests/unit/test_tojson.c
 tests_unit_test_tojson_LDADD = $(CHANGES_LIBS)
-tests_unit_test_tojson_server_SOURCES = tests/unit/test_tojson_server.c
-tests_unit_test_tojson_server_LDADD = $(CHANGES_LIBS)
+tests_unit_test_tojson_server_pg_SOURCES = tests/unit/test_tojson_server.c
+tests_unit_test_tojson_server_pg_LDADD = $(CHANGES_LIBS)
 tests_unit_test_template_SOURCES = tests/unit/test_template.c
 tests_unit_test_template_LDADD = $(CHANGES_LIBS)
 tests_unit_test_tracker_SOURCES = tests/unit/test_tracker.c
@@ -24,8 +24,8 @@ tests_unit_test_topic_LDADD = brokerd/libbrokerd.a $(BASE_LIBS) $(UNIT_LIBS)
 tests_unit_test_session_SOURCES = tests/unit/test_session.c
 tests_unit_test_session_LDADD = brokerd/libbrokerd.a $(PG_LIBS) $(UNIT_LIBS)
 
-check_PROGRAMS += tests/unit/test_changes
-TESTS += tests/unit/test_changes
-tests_unit_test_changes_SOURCES = tests/unit/test_changes.c
-tests_unit_test_changes_LDADD = brokerd/libbrokerd.a libpgwalstream/libpgwalstream.a $(RING_LIBS) $(PG_LIBS) \
+check_PROGRAMS += tests/unit/test_changes.pg
+TESTS += tests/unit/test_changes.pg
+tests_unit_test_changes_pg_SOURCES = tests/unit/test_changes.c
+tests_unit_test_changes_pg_LDADD = brokerd/libbrokerd.a libpgwalstream/libpgwalstream.a $(RING_LIBS) $(PG_LIBS) \
 	$(UNIT_LIBS)

@@ -2,7 +2,7 @@
 /*
  * changes, with everything that it stands on: a real server and its walsender, libpgwalstream, the
  * ring and its reader, the batching writer. The test plays walstreamd (stream -> ring) and the
- * broker's side (broker.h: it keeps what is published, and acknowledges when told to). Runs itself
+ * broker's side (broker.h: it keeps what is published, and acknowledges when told to). Runs
  * inside tests/helpers/with-postgres.
  */
 #include "config.h"
@@ -709,16 +709,8 @@ static char *read_sql_file(const char *name)
 	return text;
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-	(void)argc;
-	if (getenv("HOWDAH_TEST_PGDATA") == NULL) {
-		const char *src = getenv("HOWDAH_SRCDIR");
-		char *helper = xasprintf("%s/tests/helpers/with-postgres", src != NULL ? src : ".");
-		execl(helper, "with-postgres", argv[0], (char *)NULL);
-		perror(helper);
-		return 1;
-	}
 	PGconn *conn = PQconnectdb("");
 	char *text = read_sql_file("0001-mqtt.sql");
 	PGresult *res = PQexec(conn, text);

@@ -291,18 +291,8 @@ static void test_shutdown(void **state)
 	follower_free(&f);
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-	(void)argc;
-	if (getenv("HOWDAH_TEST_PGDATA") == NULL) {
-		char helper[4096];
-		const char *src = getenv("HOWDAH_SRCDIR");
-		snprintf(helper, sizeof(helper), "%s/tests/helpers/with-postgres",
-			src != NULL ? src : ".");
-		execl(helper, "with-postgres", argv[0], (char *)NULL);
-		perror(helper);
-		return 1;
-	}
 	log_init("test_follower", LOG_LEVEL_ERROR);
 	loop = ev_loop_new();
 	sql_conn = PQconnectdb("options='-c client_min_messages=error'");

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
  * The stream against a real server: connecting, slot commands, a stream with its events and
- * feedback, the pinned session, quoting, and every way in which the server says no. Starts its own
- * server by tests/helpers/with-postgres.
+ * feedback, the pinned session, quoting, and every way in which the server says no. Runs inside
+ * tests/helpers/with-postgres.
  */
 #include "config.h"
 
@@ -463,18 +463,8 @@ static void test_wrong_state(void **state)
 	pgws_stream_free(&s);
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-	(void)argc;
-	if (getenv("HOWDAH_TEST_PGDATA") == NULL) {
-		char helper[4096];
-		const char *src = getenv("HOWDAH_SRCDIR");
-		snprintf(helper, sizeof(helper), "%s/tests/helpers/with-postgres",
-			src != NULL ? src : ".");
-		execl(helper, "with-postgres", argv[0], (char *)NULL);
-		perror(helper);
-		return 1;
-	}
 	sql_conn = PQconnectdb(
 		"options='-c client_min_messages=error -c default_transaction_read_only=off'");
 	if (PQstatus(sql_conn) != CONNECTION_OK) {

@@ -2,7 +2,7 @@
 /*
  * tojson against to_jsonb of a real server: many values of every common type, types from the
  * server's catalogue. The session has the settings that the walsender's has, so a text column here
- * is what pgoutput sends. Runs itself inside tests/helpers/with-postgres.
+ * is what pgoutput sends. Runs inside tests/helpers/with-postgres.
  */
 #include "config.h"
 
@@ -335,16 +335,8 @@ static void test_catalogue_rows(void **state)
 	}
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-	(void)argc;
-	if (getenv("HOWDAH_TEST_PGDATA") == NULL) {
-		const char *src = getenv("HOWDAH_SRCDIR");
-		char *helper = xasprintf("%s/tests/helpers/with-postgres", src != NULL ? src : ".");
-		execl(helper, "with-postgres", argv[0], (char *)NULL);
-		perror(helper);
-		return 1;
-	}
 	pg = PQconnectdb("options='-c datestyle=ISO -c timezone=UTC -c intervalstyle=postgres "
 			 "-c bytea_output=hex -c extra_float_digits=1 -c client_encoding=UTF8'");
 	PGresult *res = PQexec(pg, setup_sql);

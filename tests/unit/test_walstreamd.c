@@ -2,7 +2,7 @@
 /*
  * The program walstreamd, as it is installed, between a real server and a real reader of the ring:
  * this program plays the supervisor (messages, descriptors) and holds a ring_reader in brokerd's
- * place. Starts its own server by tests/helpers/with-postgres.
+ * place. Runs inside tests/helpers/with-postgres.
  */
 #include "config.h"
 
@@ -1133,18 +1133,8 @@ static void test_invalidated_slot(void **state)
 	stop();
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-	(void)argc;
-	if (getenv("HOWDAH_TEST_PGDATA") == NULL) {
-		char helper[4096];
-		const char *src = getenv("HOWDAH_SRCDIR");
-		snprintf(helper, sizeof(helper), "%s/tests/helpers/with-postgres",
-			src != NULL ? src : ".");
-		execl(helper, "with-postgres", argv[0], (char *)NULL);
-		perror(helper);
-		return 1;
-	}
 	static char path[4096];
 	const char *build = getenv("HOWDAH_BUILDDIR");
 	snprintf(path, sizeof(path), "%s/walstreamd/walstreamd", build != NULL ? build : ".");

@@ -11,18 +11,18 @@ tests_unit_test_decode_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 tests_unit_test_catalog_SOURCES = tests/unit/test_catalog.c tests/unit/pgoutput_samples.h
 tests_unit_test_catalog_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
-check_PROGRAMS += tests/unit/test_stream
-TESTS += tests/unit/test_stream
-tests_unit_test_stream_SOURCES = tests/unit/test_stream.c tests/unit/helper_sql.h
-tests_unit_test_stream_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_stream.pg
+TESTS += tests/unit/test_stream.pg
+tests_unit_test_stream_pg_SOURCES = tests/unit/test_stream.c tests/unit/helper_sql.h
+tests_unit_test_stream_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
-check_PROGRAMS += tests/unit/test_walstreamd
-TESTS += tests/unit/test_walstreamd
-tests_unit_test_walstreamd_SOURCES = tests/unit/test_walstreamd.c tests/unit/helper_sql.h
-tests_unit_test_walstreamd_LDADD = $(WALSTREAM_LIBS) $(RING_LIBS) $(BASE_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_walstreamd.pg
+TESTS += tests/unit/test_walstreamd.pg
+tests_unit_test_walstreamd_pg_SOURCES = tests/unit/test_walstreamd.c tests/unit/helper_sql.h
+tests_unit_test_walstreamd_pg_LDADD = $(WALSTREAM_LIBS) $(RING_LIBS) $(BASE_LIBS) $(UNIT_LIBS)
 
-check_PROGRAMS += tests/unit/test_follower
-TESTS += tests/unit/test_follower
-tests_unit_test_follower_SOURCES = tests/unit/test_follower.c tests/unit/helper_sql.h
-tests_unit_test_follower_LDADD = walstreamd/libwalstreamd.a libpgwalstream/libpgwalstream.a $(RING_LIBS) \
+check_PROGRAMS += tests/unit/test_follower.pg
+TESTS += tests/unit/test_follower.pg
+tests_unit_test_follower_pg_SOURCES = tests/unit/test_follower.c tests/unit/helper_sql.h
+tests_unit_test_follower_pg_LDADD = walstreamd/libwalstreamd.a libpgwalstream/libpgwalstream.a $(RING_LIBS) \
 	$(PG_LIBS) $(UNIT_LIBS)
