@@ -154,6 +154,7 @@ static void brokerd_drain(struct daemon *d)
 {
 	struct brokerd *self = d->self;
 	close_listeners(self);
+	changes_quiesce(self->changes); /* before a session ends */
 	broker_drain(self->b, on_broker_drained, d);
 }
 

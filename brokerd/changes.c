@@ -10,7 +10,8 @@
  * Reading pauses, with the record not taken, while
  *   - the set of mappings at the stream's beginning is not known (readdb),
  *   - a relation has columns of types that are not known (readdb),
- *   - the broker is congested (broker_on_room).
+ *   - the broker is congested (broker_on_room),
+ *   - the broker stops (changes_quiesce).
  *
  * Invariants:
  *   1. set holds what is in force at the record that is handled next
@@ -82,6 +83,7 @@ struct changes {
 	uint64_t open_lsn; /* of its commit */
 	bool set_changed;  /* by the open transaction */
 	bool waiting_room;
+	bool quiesced;      /* the end of a session is no PUBACK any more */
 	uint64_t pruned_at; /* acked LSN of the last prune */
 	bool peer_up;
 	uint32_t peer_generation;
@@ -525,6 +527,8 @@ static int on_record(const struct ring_record *rec, const void *payload, void *a
 	OBJ_CAST(c, arg, CHANGES_MAGIC);
 	if (rec->type != RING_MESSAGE)
 		return 0;
+	if (c->quiesced)
+		return RING_READER_PAUSE;
 	if (broker_congested(c->b)) {
 		c->waiting_room = true;
 		c->counts[CHANGES_STAT_PAUSES]++;
@@ -543,7 +547,8 @@ static void on_ack(uint64_t lsn, void *arg)
 	struct changes *c;
 
 	OBJ_CAST(c, arg, CHANGES_MAGIC);
-	ring_reader_ack(c->reader, lsn);
+	if (!c->quiesced)
+		ring_reader_ack(c->reader, lsn);
 }
 
 static void open_reader(struct changes *c);
@@ -778,6 +783,12 @@ void changes_free(struct changes **cp)
 	c->magic = 0;
 	mem_free(&mem_changes, c);
 	*cp = NULL;
+}
+
+void changes_quiesce(struct changes *c)
+{
+	OBJ_CHECK(c, CHANGES_MAGIC);
+	c->quiesced = true;
 }
 
 void changes_peer(struct changes *c, bool up, uint32_t generation)

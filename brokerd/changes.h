@@ -32,6 +32,9 @@ struct changes *changes_new(struct daemon *d, struct broker *b, struct batch *wr
 void changes_free(struct changes **c);
 /* The row kind that stores a set of mappings; one of the writer's kinds. */
 extern const struct batch_kind changes_state_kind;
+/* The broker is about to end its sessions, which is no PUBACK of theirs: from here on nothing is
+ * read and nothing acknowledged; what was owed comes again to the next life. */
+void changes_quiesce(struct changes *c);
 /* Forwarded from daemon_info. */
 void changes_peer(struct changes *c, bool up, uint32_t generation);
 int changes_relay(struct changes *c, uint32_t kind, struct imsg *msg)

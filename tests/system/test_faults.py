@@ -58,6 +58,34 @@ def test_brokerd_killed_before_puback(make_suite):
     wait_until("third", lambda: any(p["new"]["id"] == 3 for p in sub.payloads()))
 
 
+def test_orderly_stop_before_puback(make_suite, make_postgres):
+    """A stop in good order ends the sessions, and does not take that for their PUBACKs: what they
+    still owe, and what is committed meanwhile, comes again."""
+    pg = make_postgres()
+    admin = pg.connect("postgres")
+    admin.cursor().execute("CREATE DATABASE howdah")
+    suite = make_suite(postgres=f'mode = "external"; conninfo = "{pg.conninfo()}";', start=False)
+    suite.start()
+    wait_until("control socket", lambda: suite.status())
+    suite.pgctl("db", "init")
+    suite.wait_up()
+    cur = pg.connect().cursor()
+    cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
+    cur.execute("SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
+    client = RawClient(suite.mqtt_port, "owes")
+    client.subscribe("f/#")
+    cur.execute("INSERT INTO f VALUES (1)")
+    assert client.receive_publish()[0] == "f/1"
+    cur.execute("SELECT pg_current_wal_lsn()")
+    lsn = cur.fetchone()[0]
+    suite.stop()
+    cur.execute("SELECT confirmed_flush_lsn < %s FROM pg_replication_slots", (lsn,))
+    assert cur.fetchone()[0]
+    client.close()
+    cur.connection.close()
+    admin.close()
+
+
 def test_acknowledged_after_puback(make_suite):
     suite = make_suite()
     mapped(suite)
