@@ -23,6 +23,8 @@ common_libbase_a_SOURCES = \
 	common/base/log_panic.h \
 	common/base/mem.c \
 	common/base/mem.h \
+	common/base/node_name.c \
+	common/base/node_name.h \
 	common/base/proc.c \
 	common/base/proc.h \
 	common/base/sdnotify.c \

@@ -7,7 +7,6 @@
  */
 #include "config.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libconfig.h>
@@ -21,17 +20,17 @@
 #include "common/base/conf.h"
 #include "common/base/err.h"
 #include "common/base/mem.h"
+#include "common/base/node_name.h"
 #include "common/pg/pgconf.h"
 #include "pgctl/place.h"
 
-#define NODE_MAX 32
 #define FOREIGN_MAX 64
 #define CONNECT_TIMEOUT_S "10"
 
 static const struct conf_row place_rows[] = {
 	{.path = "node",
 		.type = CONF_STRING,
-		.max = NODE_MAX,
+		.max = NODE_NAME_MAX,
 		.def = "",
 		.help = "the node's name"},
 	{.path = "run_dir",
@@ -68,21 +67,6 @@ char *place_beside(const char *rel, const char *installed)
 		free(path);
 	}
 	return xstrdup(installed);
-}
-
-/* The host's name as the supervisor folds it. */
-static char *folded_host(void)
-{
-	char host[256] = "", out[NODE_MAX + 1];
-	size_t n = 0;
-	if (gethostname(host, sizeof(host) - 1) != 0)
-		host[0] = '\0';
-	for (const char *h = host; *h != '\0' && *h != '.' && n < NODE_MAX; h++) {
-		unsigned char c = (unsigned char)*h;
-		out[n++] = isascii(c) && isalnum(c) ? (char)tolower(c) : '_';
-	}
-	out[n] = '\0';
-	return xstrdup(n > 0 ? out : "node");
 }
 
 /* Top-level names that are none of our business; borrowed from cfg. */
@@ -145,7 +129,7 @@ int place_from_file(struct pgctl *p, const char *file, struct place *ret_place)
 	*ret_place = (struct place){
 		.conf_file = xstrdup(file),
 		.run_dir = xstrdup(conf_str(conf, "run_dir")),
-		.node = *node != '\0' ? xstrdup(node) : folded_host(),
+		.node = *node != '\0' ? xstrdup(node) : node_name_default(),
 		.datadir = place_beside("share/howdah", HOWDAH_DATADIR),
 		.conninfo = pgconf_conninfo(conf, conf_str(conf, "run_dir")),
 		.embedded = pgconf_is_embedded(conf),

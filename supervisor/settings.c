@@ -6,7 +6,6 @@
  */
 #include "config.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -16,6 +15,7 @@
 #include "common/base/err.h"
 #include "common/base/listen_url.h"
 #include "common/base/mem.h"
+#include "common/base/node_name.h"
 #include "common/base/proc.h"
 #include "common/ipc/worker_proto.h"
 #include "supervisor/listeners.h"
@@ -24,7 +24,6 @@
 #include "supervisor/settings.h"
 
 #define SETTINGS_BYTES_MAX (1024 * 1024)
-#define NODE_MAX 32
 /* A name may stand for two addresses; see DAEMON_LISTENERS_MAX. */
 #define SETTINGS_LISTENERS_MAX 16
 /* run_dir/postgres/.s.PGSQL.5432 must fit into a sockaddr_un. */
@@ -73,7 +72,7 @@ static const struct conf_row listener_rows[] = {
 static const struct conf_row settings_rows[] = {
 	{.path = "node",
 		.type = CONF_STRING,
-		.max = NODE_MAX,
+		.max = NODE_NAME_MAX,
 		.def = "",
 		.reload = CONF_RESTART,
 		.validate = check_node,
@@ -137,31 +136,10 @@ static const struct conf_row *const settings_schemas[] = {settings_rows, NULL};
 /* Sections of which we read our rows only. */
 static const char *const settings_foreign[] = {"postgres", "walstreamd", "brokerd", NULL};
 
-void settings_fold_node(const char *host, char *out)
-{
-	size_t n = 0;
-
-	for (; *host != '\0' && *host != '.' && n < NODE_MAX; host++) {
-		unsigned char c = (unsigned char)*host;
-
-		out[n++] = isascii(c) && isalnum(c) ? (char)tolower(c) : '_';
-	}
-	out[n] = '\0';
-	if (n == 0)
-		memcpy(out, "node", sizeof("node"));
-}
-
 static char *node_name(const struct conf *conf)
 {
-	char host[256], node[NODE_MAX + 1];
-
-	if (*conf_str(conf, "node") != '\0')
-		return xstrdup(conf_str(conf, "node"));
-	if (gethostname(host, sizeof(host)) != 0)
-		host[0] = '\0';
-	host[sizeof(host) - 1] = '\0';
-	settings_fold_node(host, node);
-	return xstrdup(node);
+	const char *node = conf_str(conf, "node");
+	return *node != '\0' ? xstrdup(node) : node_name_default();
 }
 
 static uint32_t enabled_roles(const struct conf *conf)

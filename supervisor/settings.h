@@ -36,8 +36,4 @@ int settings_parse(const char *text, const char *name, struct settings **ret_set
  * ", " are added to names. */
 void settings_restart_keys(const struct settings *a, const struct settings *b, struct buf *names);
 
-/* Pure: a host name as a node name: lower case, what is not [a-z0-9_] becomes '_', at most 32
- * bytes, cut at the first dot; "node" if nothing is left. out has room for 33 bytes. */
-void settings_fold_node(const char *host, char *out);
-
 #endif

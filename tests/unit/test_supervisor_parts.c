@@ -19,6 +19,7 @@
 #include "common/base/err.h"
 #include "common/base/listen_url.h"
 #include "common/base/mem.h"
+#include "common/base/node_name.h"
 #include "supervisor/deaths.h"
 #include "supervisor/listeners.h"
 #include "supervisor/place.h"
@@ -101,15 +102,15 @@ static void test_node_names(void **state)
 	char out[33];
 
 	(void)state;
-	settings_fold_node("Alpha-1.example.org", out);
+	node_name_fold("Alpha-1.example.org", out);
 	assert_string_equal(out, "alpha_1");
-	settings_fold_node("", out);
+	node_name_fold("", out);
 	assert_string_equal(out, "node");
-	settings_fold_node(".x", out);
+	node_name_fold(".x", out);
 	assert_string_equal(out, "node");
-	settings_fold_node("\xc3\xa4lpha", out);
+	node_name_fold("\xc3\xa4lpha", out);
 	assert_string_equal(out, "__lpha");
-	settings_fold_node("0123456789012345678901234567890123456789", out);
+	node_name_fold("0123456789012345678901234567890123456789", out);
 	assert_string_equal(out, "01234567890123456789012345678901");
 }
 
