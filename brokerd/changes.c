@@ -534,7 +534,7 @@ static int on_record(const struct ring_record *rec, const void *payload, void *a
 		c->counts[CHANGES_STAT_PAUSES]++;
 		return RING_READER_PAUSE;
 	}
-	if (pgws_decode(payload, rec->payload_len, &msg) != 0)
+	if (pgws_decode(payload, rec->payload_len, false, &msg) != 0)
 		return fatal(c, rec, "a message that cannot be read");
 	c->counts[CHANGES_STAT_RECORDS]++;
 	return handlers[msg.type] != NULL ? handlers[msg.type](c, rec, &msg) : 0;

@@ -52,6 +52,6 @@ brokerd_libbrokerd_a_SOURCES = \
 	# end
 
 brokerd_brokerd_SOURCES = brokerd/brokerd_main.c
-brokerd_brokerd_LDADD = brokerd/libbrokerd.a libpgwalstream/libpgwalstream.a $(RING_LIBS) $(PG_LIBS)
+brokerd_brokerd_LDADD = brokerd/libbrokerd.a $(PGWS_LIBS) $(RING_LIBS) $(PG_LIBS)
 
 EXTRA_DIST += brokerd/README.md

@@ -232,8 +232,9 @@ static const struct {
 	{PGWS_STREAM_ABORT, decode_stream_abort},
 };
 
-int pgws_decode(const void *data, size_t len, struct pgws_msg *ret_msg)
+int pgws_decode(const void *data, size_t len, bool in_stream, struct pgws_msg *ret_msg)
 {
+	(void)in_stream;
 	struct reader r = {.p = data, .left = len};
 	uint8_t type = get_u8(&r);
 	struct pgws_msg m = {.type = (enum pgws_type)type};
@@ -302,10 +303,18 @@ const char *pgws_strerror(int err)
 		"not possible in the present state",
 		"the server ended the stream",
 		"out of memory",
+		"this server's version cannot do it",
+		"an option that makes no sense",
+		"a limit of the assembler is reached",
+		"a file could not be read or written",
+		"the slot is lost",
+		"the server has another system identifier",
+		"the server is on another timeline",
+		"the server went back in time",
 	};
 	if (err > 0)
 		err = 0;
-	if (err < PGWS_ENOMEM)
+	if (err < PGWS_EBACK)
 		return "unknown error";
 	return texts[-err];
 }

@@ -374,7 +374,11 @@ static void next_step(struct follower *f)
 	case FOLLOWER_IDENTIFYING:
 		f->timeline = pgws_stream_system(f->stream)->timeline;
 		if (f->create)
-			command(f, FOLLOWER_CREATING, pgws_stream_create_slot(f->stream, true),
+			command(f, FOLLOWER_CREATING,
+				pgws_stream_create_slot(f->stream,
+					&(struct pgws_slot_options){
+						.size = sizeof(struct pgws_slot_options),
+						.snapshot = PGWS_SNAPSHOT_EXPORT}),
 				CREATE_TIMEOUT_MS);
 		else
 			command(f, FOLLOWER_STARTING, pgws_stream_start(f->stream, f->start_lsn),
@@ -432,8 +436,10 @@ static void on_resolved(int err, const char *conninfo, const char *why, void *ar
 		fail_text(f, PG_RETRY, "cannot stream", why);
 		return;
 	}
-	const struct pgws_stream_options options = {
-		.conninfo = conninfo, .slot = f->slot, .publications = f->publications};
+	const struct pgws_stream_options options = {.size = sizeof(struct pgws_stream_options),
+		.conninfo = conninfo,
+		.slot = f->slot,
+		.publications = f->publications};
 	f->stream = pgws_stream_new(&options);
 	if (f->stream == NULL) {
 		fail_text(f, PG_RETRY, "cannot stream", "out of memory");

@@ -14,6 +14,6 @@ walstreamd_libwalstreamd_a_SOURCES = \
 	# end
 
 walstreamd_walstreamd_SOURCES = walstreamd/walstreamd_main.c
-walstreamd_walstreamd_LDADD = walstreamd/libwalstreamd.a libpgwalstream/libpgwalstream.a $(RING_LIBS) $(PG_LIBS)
+walstreamd_walstreamd_LDADD = walstreamd/libwalstreamd.a $(PGWS_LIBS) $(RING_LIBS) $(PG_LIBS)
 
 EXTRA_DIST += walstreamd/README.md

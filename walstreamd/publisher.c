@@ -491,7 +491,7 @@ int publisher_write(struct publisher *p, const struct pgws_event *ev)
 {
 	OBJ_CHECK(p, PUBLISHER_MAGIC);
 	struct pgws_msg m;
-	if (ev->len > UINT32_MAX || pgws_decode(ev->data, ev->len, &m) != 0)
+	if (ev->len > UINT32_MAX || pgws_decode(ev->data, ev->len, false, &m) != 0)
 		return -ERR_MALFORMED;
 	if (m.type == PGWS_STREAM_ABORT)
 		return 0;

@@ -59,7 +59,7 @@ static void walk_relation(const struct pgws_msg *m)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct pgws_msg m;
-	if (pgws_decode(data, size, &m) != 0)
+	if (pgws_decode(data, size, false, &m) != 0)
 		return 0;
 	switch (m.type) {
 	case PGWS_RELATION:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: PostgreSQL
 # Unit tests: broker
 # Table changes
-CHANGES_LIBS = brokerd/libbrokerd.a libpgwalstream/libpgwalstream.a $(BASE_LIBS) $(LIBPQ_LIBS) $(UNIT_LIBS)
+CHANGES_LIBS = brokerd/libbrokerd.a $(PGWS_LIBS) $(BASE_LIBS) $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/test_tojson tests/unit/test_tojson_server.pg tests/unit/test_template \
 	tests/unit/test_tracker
 TESTS += tests/unit/test_tojson tests/unit/test_tojson_server.pg tests/unit/test_template \
@@ -27,5 +27,5 @@ tests_unit_test_session_LDADD = brokerd/libbrokerd.a $(PG_LIBS) $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/test_changes.pg
 TESTS += tests/unit/test_changes.pg
 tests_unit_test_changes_pg_SOURCES = tests/unit/test_changes.c
-tests_unit_test_changes_pg_LDADD = brokerd/libbrokerd.a libpgwalstream/libpgwalstream.a $(RING_LIBS) $(PG_LIBS) \
+tests_unit_test_changes_pg_LDADD = brokerd/libbrokerd.a $(PGWS_LIBS) $(RING_LIBS) $(PG_LIBS) \
 	$(UNIT_LIBS)

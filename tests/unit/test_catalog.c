@@ -52,7 +52,7 @@ static int learn(struct pgws_catalog *c, const void *bytes, size_t len)
 	assert_non_null(copy);
 	memcpy(copy, bytes, len);
 	struct pgws_msg m;
-	assert_int_equal(pgws_decode(copy, len, &m), 0);
+	assert_int_equal(pgws_decode(copy, len, false, &m), 0);
 	int err = pgws_catalog_learn(c, &m);
 	memset(copy, 'x', len);
 	free(copy);

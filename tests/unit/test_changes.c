@@ -193,7 +193,7 @@ static void put_message(struct fixture *f, const struct pgws_event *ev)
 		.payload_len = (uint32_t)ev->len,
 		.lsn = ev->start_lsn};
 
-	assert_int_equal(pgws_decode(ev->data, ev->len, &m), 0);
+	assert_int_equal(pgws_decode(ev->data, ev->len, false, &m), 0);
 	if (m.type == PGWS_BEGIN) {
 		f->commit_lsn = m.u.begin.final_lsn;
 		f->commit_time = m.u.begin.commit_time;
@@ -281,14 +281,21 @@ static const struct stats_row stat_rows[] = {CHANGES_STATS_ROWS};
 /* Connects the stream; the first time makes the slot. Returns where it begins. */
 static uint64_t stream_from(struct fixture *f, uint64_t from_lsn)
 {
-	struct pgws_stream_options so = {
-		.conninfo = "", .slot = "howdah_n", .publications = "howdah", .messages = true};
+	struct pgws_stream_options so = {.size = sizeof(struct pgws_stream_options),
+		.conninfo = "",
+		.slot = "howdah_n",
+		.publications = "howdah",
+		.messages = true};
 
 	f->stream = pgws_stream_new(&so);
 	assert_int_equal(pgws_stream_connect(f->stream), 0);
 	stream_work(f->stream);
 	if (f->slot_lsn == 0) {
-		assert_int_equal(pgws_stream_create_slot(f->stream, false), 0);
+		assert_int_equal(pgws_stream_create_slot(f->stream,
+					 &(struct pgws_slot_options){
+						 .size = sizeof(struct pgws_slot_options),
+						 .snapshot = PGWS_SNAPSHOT_NOTHING}),
+			0);
 		stream_work(f->stream);
 		from_lsn = f->slot_lsn = pgws_stream_consistent_point(f->stream);
 	}

@@ -25,7 +25,7 @@
 static struct pgws_msg decode(int i)
 {
 	struct pgws_msg m;
-	assert_int_equal(pgws_decode(samples[i].bytes, samples[i].len, &m), 0);
+	assert_int_equal(pgws_decode(samples[i].bytes, samples[i].len, false, &m), 0);
 	assert_int_equal(m.type, samples[i].bytes[0]);
 	return m;
 }
@@ -38,7 +38,7 @@ static int decode_exact(const void *bytes, size_t len)
 	struct pgws_msg m;
 	memset(&m, 0x5a, sizeof(m));
 	struct pgws_msg before = m;
-	int err = pgws_decode(copy, len, &m);
+	int err = pgws_decode(copy, len, false, &m);
 	if (err != 0)
 		assert_memory_equal(&m, &before, sizeof(m));
 	free(copy);
@@ -278,7 +278,7 @@ static void test_strerror(void **state)
 	(void)state;
 	for (int err = 0; err >= PGWS_ENOMEM; err--)
 		assert_string_not_equal(pgws_strerror(err), "unknown error");
-	assert_string_equal(pgws_strerror(PGWS_ENOMEM - 1), "unknown error");
+	assert_string_equal(pgws_strerror(PGWS_EBACK - 1), "unknown error");
 	assert_string_equal(pgws_strerror(5), "success");
 }
 

@@ -53,7 +53,8 @@ static int work(struct pgws_stream *s)
 
 static struct pgws_stream *make(const char *conninfo, const char *publications)
 {
-	struct pgws_stream_options o = {.conninfo = conninfo,
+	struct pgws_stream_options o = {.size = sizeof(struct pgws_stream_options),
+		.conninfo = conninfo,
 		.slot = "test_slot",
 		.publications = publications,
 		.messages = true};
@@ -75,7 +76,11 @@ static struct pgws_stream *connected(const char *publications)
 static struct pgws_stream *streaming(const char *publications)
 {
 	struct pgws_stream *s = connected(publications);
-	assert_int_equal(pgws_stream_create_slot(s, false), 0);
+	assert_int_equal(
+		pgws_stream_create_slot(
+			s, &(struct pgws_slot_options){.size = sizeof(struct pgws_slot_options),
+				   .snapshot = PGWS_SNAPSHOT_NOTHING}),
+		0);
 	assert_int_equal(work(s), 0);
 	assert_int_equal(pgws_stream_start(s, 0), 0);
 	assert_int_equal(work(s), 0);
@@ -102,7 +107,7 @@ static struct pgws_msg next_msg(struct pgws_stream *s, struct pgws_event *ret_ev
 {
 	struct pgws_msg m;
 	assert_int_equal(next_of(s, PGWS_EVENT_DATA, ret_event), 0);
-	assert_int_equal(pgws_decode(ret_event->data, ret_event->len, &m), 0);
+	assert_int_equal(pgws_decode(ret_event->data, ret_event->len, false, &m), 0);
 	return m;
 }
 
@@ -168,7 +173,11 @@ static void test_slot_and_snapshot(void **state)
 	(void)state;
 	struct pgws_stream *s = connected("p");
 	run("INSERT INTO t VALUES (1, 'before')");
-	assert_int_equal(pgws_stream_create_slot(s, true), 0);
+	assert_int_equal(
+		pgws_stream_create_slot(
+			s, &(struct pgws_slot_options){.size = sizeof(struct pgws_slot_options),
+				   .snapshot = PGWS_SNAPSHOT_EXPORT}),
+		0);
 	assert_int_equal(work(s), 0);
 	assert_true(pgws_stream_consistent_point(s) > 0);
 	assert_non_null(pgws_stream_snapshot_name(s));
@@ -184,7 +193,11 @@ static void test_slot_and_snapshot(void **state)
 		sql_is("SELECT plugin || two_phase FROM pg_replication_slots", "pgoutputfalse"));
 
 	/* The same again is refused, and says so. */
-	assert_int_equal(pgws_stream_create_slot(s, false), 0);
+	assert_int_equal(
+		pgws_stream_create_slot(
+			s, &(struct pgws_slot_options){.size = sizeof(struct pgws_slot_options),
+				   .snapshot = PGWS_SNAPSHOT_NOTHING}),
+		0);
 	assert_int_equal(work(s), PGWS_ESERVER);
 	assert_string_equal(pgws_stream_sqlstate(s), "42710");
 	assert_non_null(strstr(pgws_stream_error(s), "test_slot"));
@@ -194,7 +207,7 @@ static void test_slot_and_snapshot(void **state)
 	assert_int_equal(pgws_stream_connect(s), 0);
 	assert_int_equal(work(s), 0);
 	assert_string_equal(pgws_stream_error(s), "");
-	assert_int_equal(pgws_stream_drop_slot(s), 0);
+	assert_int_equal(pgws_stream_drop_slot(s, NULL, false), 0);
 	assert_int_equal(work(s), 0);
 	assert_true(sql_is("SELECT count(*) FROM pg_replication_slots", "0"));
 	pgws_stream_free(&s);
@@ -290,7 +303,11 @@ static void test_pinned_session(void **state)
 	struct pgws_stream *s = make("options='-c timezone=Europe/Paris -c work_mem=1MB'", "p");
 	assert_int_equal(pgws_stream_connect(s), 0);
 	assert_int_equal(work(s), 0);
-	assert_int_equal(pgws_stream_create_slot(s, false), 0);
+	assert_int_equal(
+		pgws_stream_create_slot(
+			s, &(struct pgws_slot_options){.size = sizeof(struct pgws_slot_options),
+				   .snapshot = PGWS_SNAPSHOT_NOTHING}),
+		0);
 	assert_int_equal(work(s), 0);
 	assert_int_equal(pgws_stream_start(s, 0), 0);
 	assert_int_equal(work(s), 0);

@@ -63,7 +63,7 @@ static void make(
 		buf_put_u8(&wire, 'N');
 		put_tuple(new_row);
 	}
-	assert_int_equal(pgws_decode(wire.data, wire.len_bytes, &msg), 0);
+	assert_int_equal(pgws_decode(wire.data, wire.len_bytes, false, &msg), 0);
 	assert_true(change_set(&change, &msg, &rel, 0x16B374D848));
 }
 
@@ -243,7 +243,7 @@ static void test_wrong_width(void **state)
 	(void)state;
 	make('I', 0, NULL, (const char *[]){"7", NULL, NULL});
 	rel.n_columns = 2;
-	assert_int_equal(pgws_decode(wire.data, wire.len_bytes, &msg), 0);
+	assert_int_equal(pgws_decode(wire.data, wire.len_bytes, false, &msg), 0);
 	assert_false(change_set(&change, &msg, &rel, 1));
 	rel.n_columns = 4;
 	assert_false(change_set(&change, &msg, &rel, 1));

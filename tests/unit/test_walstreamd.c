@@ -144,7 +144,7 @@ static int on_record(const struct ring_record *rec, const void *payload, void *a
 		return RING_READER_PAUSE;
 	struct pgws_msg m;
 	assert_int_equal(rec->type, RING_MESSAGE);
-	assert_int_equal(pgws_decode(payload, rec->payload_len, &m), 0);
+	assert_int_equal(pgws_decode(payload, rec->payload_len, false, &m), 0);
 	assert_true(rec->commit_lsn != 0 && rec->commit_time != 0);
 	assert_int_equal(rec->timeline, con.timeline);
 	con.payload_bytes += rec->payload_len;

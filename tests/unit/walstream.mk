@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: PostgreSQL
 # Unit tests: walstream
-WALSTREAM_LIBS = libpgwalstream/libpgwalstream.a $(LIBPQ_LIBS)
+WALSTREAM_LIBS = $(PGWS_LIBS)
 
 check_PROGRAMS += tests/unit/test_decode tests/unit/test_catalog
 TESTS += tests/unit/test_decode tests/unit/test_catalog
@@ -24,5 +24,5 @@ tests_unit_test_walstreamd_pg_LDADD = $(WALSTREAM_LIBS) $(RING_LIBS) $(BASE_LIBS
 check_PROGRAMS += tests/unit/test_follower.pg
 TESTS += tests/unit/test_follower.pg
 tests_unit_test_follower_pg_SOURCES = tests/unit/test_follower.c tests/unit/helper_sql.h
-tests_unit_test_follower_pg_LDADD = walstreamd/libwalstreamd.a libpgwalstream/libpgwalstream.a $(RING_LIBS) \
+tests_unit_test_follower_pg_LDADD = walstreamd/libwalstreamd.a $(PGWS_LIBS) $(RING_LIBS) \
 	$(PG_LIBS) $(UNIT_LIBS)

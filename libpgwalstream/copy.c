@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * The stream between START_REPLICATION and its end: messages in, standby status updates out.
+ *
+ * Context: one thread per stream; see stream_internal.h.
+ *
+ * Wire format inside CopyBoth (integers big-endian):
+ *     server  'w' start8 end8 time8 bytes      'k' end8 time8 reply1
+ *     client  'r' write8 flush8 apply8 time8 reply1
+ *
+ * Invariants:
+ *   1. At most one PQconsumeInput between two PGWS_EAGAIN of pgws_stream_next: one read per
+ * readiness gives many messages, which is where the time goes (libpq's buffer grows with the load).
+ *   2. Everything the server sent before it closed is given out before the loss is reported, an
+ *      ErrorResponse included: its SQLSTATE is what tells a lost slot from a lost network.
+ *   3. At most one standby status update waits for the socket; a newer one replaces it.
+ */
+#include "config.h"
+
+#include <time.h>
+
+#include "libpgwalstream/stream_internal.h"
+
+#define DATA_HEADER_BYTES 25
+#define KEEPALIVE_BYTES 18
+#define POSTGRES_EPOCH_S INT64_C(946684800) /* 2000-01-01 in Unix time */
+
+int pgwsi_copy_begin(struct pgws_stream *s)
+{
+	s->consumed = false;
+	s->phase = PGWS_PHASE_STREAMING;
+	return 0;
+}
+
+void pgwsi_copy_close(struct pgws_stream *s)
+{
+	PQfreemem(s->copy);
+	s->copy = NULL;
+	s->unflushed = s->consumed = s->eof = s->feedback_waits = false;
+}
+
+/* Reads away what still comes of a stream that we ended. 0: its end is there. */
+int pgwsi_copy_drain(struct pgws_stream *s)
+{
+	int n;
+	do {
+		PQfreemem(s->copy);
+		s->copy = NULL;
+		n = PQgetCopyData(s->conn, &s->copy, 1);
+	} while (n > 0);
+	if (n == 0)
+		return s->eof ? pgwsi_fail_conn(s) : PGWS_EAGAIN;
+	return 0;
+}
+
+int pgws_stream_end(struct pgws_stream *s)
+{
+	if (s->phase != PGWS_PHASE_STREAMING)
+		return PGWS_ESTATE;
+	if (PQputCopyEnd(s->conn, NULL) == -1)
+		return pgwsi_fail_conn(s);
+	s->command = PGWSI_CMD_END;
+	s->phase = PGWS_PHASE_COMMAND;
+	return 0;
+}
+
+static uint64_t be64(const char *p)
+{
+	uint64_t v = 0;
+	for (int i = 0; i < 8; i++)
+		v = v << 8 | (uint8_t)p[i];
+	return v;
+}
+
+static void put_be64(char *p, uint64_t v)
+{
+	for (int i = 7; i >= 0; i--, v >>= 8)
+		p[i] = (char)(uint8_t)v;
+}
+
+static int parse_event(struct pgws_stream *s, size_t len, struct pgws_event *ret_event)
+{
+	const char *p = s->copy;
+	if (p[0] == 'w' && len >= DATA_HEADER_BYTES) {
+		*ret_event = (struct pgws_event){
+			.kind = PGWS_EVENT_DATA,
+			.start_lsn = be64(p + 1),
+			.end_lsn = be64(p + 9),
+			.send_time = (int64_t)be64(p + 17),
+			.data = (const uint8_t *)p + DATA_HEADER_BYTES,
+			.len = len - DATA_HEADER_BYTES,
+		};
+		return 0;
+	}
+	if (p[0] == 'k' && len >= KEEPALIVE_BYTES) {
+		*ret_event = (struct pgws_event){
+			.kind = PGWS_EVENT_KEEPALIVE,
+			.end_lsn = be64(p + 1),
+			.send_time = (int64_t)be64(p + 9),
+			.reply_requested = p[17] != 0,
+		};
+		return 0;
+	}
+	return pgwsi_fail_text(
+		s, PGWS_EPROTO, "the server sent an unknown kind of replication message");
+}
+
+/* The copy ended: an error, or the server's own end. */
+static int copy_ended(struct pgws_stream *s)
+{
+	PGresult *res = PQgetResult(s->conn);
+	int err;
+	if (res == NULL)
+		err = pgwsi_fail_conn(s);
+	else if (PQresultStatus(res) == PGRES_FATAL_ERROR)
+		err = pgwsi_fail_result(s, res);
+	else
+		err = pgwsi_fail_text(s, PGWS_EEND, "the server ended the stream");
+	PQclear(res);
+	return err;
+}
+
+int pgws_stream_next(struct pgws_stream *s, struct pgws_event *ret_event)
+{
+	if (s->phase != PGWS_PHASE_STREAMING)
+		return PGWS_ESTATE;
+	if (s->unflushed || s->feedback_waits)
+		(void)pgws_stream_flush(
+			s); /* EAGAIN shows in wants_write, a loss in what follows */
+	PQfreemem(s->copy);
+	s->copy = NULL;
+	while (true) {
+		int n = PQgetCopyData(s->conn, &s->copy, 1);
+		if (n > 0)
+			return parse_event(s, (size_t)n, ret_event);
+		if (n == -1)
+			return copy_ended(s);
+		if (n == -2 || s->eof)
+			return pgwsi_fail_conn(s);
+		if (s->consumed) {
+			s->consumed = false;
+			return PGWS_EAGAIN;
+		}
+		pgwsi_consume(s);
+		s->consumed = true;
+	}
+}
+
+static int64_t now_us(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return ((int64_t)ts.tv_sec - POSTGRES_EPOCH_S) * 1000000 + ts.tv_nsec / 1000;
+}
+
+int pgws_stream_feedback(struct pgws_stream *s, uint64_t write_lsn, uint64_t flush_lsn,
+	uint64_t apply_lsn, bool request_reply)
+{
+	if (s->phase != PGWS_PHASE_STREAMING)
+		return PGWS_ESTATE;
+	s->feedback[0] = 'r';
+	put_be64(s->feedback + 1, write_lsn);
+	put_be64(s->feedback + 9, flush_lsn);
+	put_be64(s->feedback + 17, apply_lsn);
+	put_be64(s->feedback + 25, (uint64_t)now_us());
+	s->feedback[33] = request_reply;
+	s->feedback_waits = true;
+	return pgws_stream_flush(s);
+}
+
+int pgws_stream_flush(struct pgws_stream *s)
+{
+	if (s->phase != PGWS_PHASE_STREAMING)
+		return PGWS_ESTATE;
+	if (s->unflushed && pgwsi_send_out(s) != 0)
+		return PGWS_EAGAIN;
+	if (!s->feedback_waits)
+		return 0;
+	int rc = PQputCopyData(s->conn, s->feedback, PGWSI_FEEDBACK_BYTES);
+	if (rc == 0) {
+		s->unflushed = true;
+		return PGWS_EAGAIN;
+	}
+	s->feedback_waits = false;
+	/* A lost connection is reported by pgws_stream_next, after what the server said last. */
+	return rc == 1 ? pgwsi_send_out(s) : 0;
+}
