@@ -63,6 +63,7 @@ common_libring_a_SOURCES = \
 	common/ring/ring.h \
 	common/ring/ring_conf.c \
 	common/ring/ring_conf.h \
+	common/ring/ring_crc.c \
 	common/ring/ring_layout.h \
 	common/ring/ring_link.c \
 	common/ring/ring_link.h \

@@ -66,6 +66,7 @@ struct ring_producer {
 	uint64_t capacity;
 	uint64_t head;      /* published */
 	uint64_t write_pos; /* written, not yet published */
+	uint64_t limit;     /* never written at or beyond it: see update_limit */
 	uint64_t lsn_max;   /* nobody can have acknowledged more */
 	uint64_t sleep_seq;
 	struct gate gates[RING_CONSUMERS_MAX];
@@ -90,46 +91,21 @@ struct ring_consumer {
 
 /* ---- Checksums ----------------------------------------------------------------------------- */
 
-static uint32_t crc_table[4][256];
-
-__attribute__((constructor)) static void crc_init(void)
+/* h->crc is 0 */
+static uint32_t record_crc(
+	const struct ring_record_header *h, const void *payload, uint32_t features)
 {
-	for (uint32_t i = 0; i < 256; i++) {
-		uint32_t c = i;
-		for (int bit = 0; bit < 8; bit++)
-			c = (c & 1) != 0 ? (c >> 1) ^ UINT32_C(0x82f63b78) : c >> 1;
-		crc_table[0][i] = c;
-	}
-	for (uint32_t i = 0; i < 256; i++) {
-		for (int t = 1; t < 4; t++)
-			crc_table[t][i] = (crc_table[t - 1][i] >> 8) ^
-					  crc_table[0][crc_table[t - 1][i] & 0xff];
-	}
-}
-
-uint32_t ring_crc32c(uint32_t crc, const void *data, size_t len_bytes)
-{
-	const uint8_t *p = data;
-	crc = ~crc;
-	for (; len_bytes >= 4; len_bytes -= 4, p += 4) {
-		crc ^= (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
-		       (uint32_t)p[3] << 24;
-		crc = crc_table[3][crc & 0xff] ^ crc_table[2][(crc >> 8) & 0xff] ^
-		      crc_table[1][(crc >> 16) & 0xff] ^ crc_table[0][crc >> 24];
-	}
-	for (; len_bytes > 0; len_bytes--, p++)
-		crc = (crc >> 8) ^ crc_table[0][(crc ^ *p) & 0xff];
-	return ~crc;
+	uint32_t crc = ring_crc32c(0, h, sizeof(*h));
+	if ((features & RING_FEATURE_CRC_PAYLOAD) != 0 && h->payload_len > 0)
+		crc = ring_crc32c(crc, payload, h->payload_len);
+	return crc;
 }
 
 uint32_t ring_record_crc(const struct ring_record_header *h, const void *payload, uint32_t features)
 {
 	struct ring_record_header copy = *h;
 	copy.crc = 0;
-	uint32_t crc = ring_crc32c(0, &copy, sizeof(copy));
-	if ((features & RING_FEATURE_CRC_PAYLOAD) != 0 && h->payload_len > 0)
-		crc = ring_crc32c(crc, payload, h->payload_len);
-	return crc;
+	return record_crc(&copy, payload, features);
 }
 
 /* ---- Small helpers ------------------------------------------------------------------------- */
@@ -214,6 +190,7 @@ struct ring_producer *ring_producer_new(
 	p->window = (uint8_t *)data + RING_HEADER_BYTES;
 	p->capacity = capacity;
 	p->head = p->write_pos = start_pos;
+	p->limit = start_pos + capacity;
 
 	struct ring_header *h = p->header;
 	h->magic = RING_MAGIC;
@@ -245,9 +222,12 @@ void ring_producer_free(struct ring_producer **p)
 	*p = NULL;
 }
 
-static uint64_t slowest(const struct ring_producer *p)
+/* I1's bound, kept so that a write costs one comparison: a window ahead of the slowest consumer as
+ * last believed; without consumers nothing unpublished may be lost. To be called when a gate, a
+ * read_pos or head changes. */
+static void update_limit(struct ring_producer *p)
 {
-	uint64_t behind = 0; /* of write_pos; without consumers nothing unpublished may be lost */
+	uint64_t behind = 0; /* of write_pos */
 	bool any = false;
 	for (size_t i = 0; i < RING_CONSUMERS_MAX; i++) {
 		const struct gate *g = &p->gates[i];
@@ -257,12 +237,12 @@ static uint64_t slowest(const struct ring_producer *p)
 		if (p->write_pos - g->read_pos > behind)
 			behind = p->write_pos - g->read_pos;
 	}
-	return any ? p->write_pos - behind : p->head;
+	p->limit = (any ? p->write_pos - behind : p->head) + p->capacity;
 }
 
 size_t ring_producer_free_bytes(const struct ring_producer *p)
 {
-	return (size_t)(p->capacity - (p->write_pos - slowest(p)));
+	return (size_t)(p->limit - p->write_pos);
 }
 
 static void write_pad(struct ring_producer *p, uint64_t len)
@@ -275,41 +255,60 @@ static void write_pad(struct ring_producer *p, uint64_t len)
 	p->unmerged.pad_bytes += len;
 }
 
-static void copy_payload(uint8_t *to, const uint8_t *from, size_t len, size_t padded_len)
+static void copy_bytes(uint8_t *to, const void *from, size_t len)
 {
-	if (len > 0) {
-		size_t half = len / 2;
-		memcpy(to, from, half);
-		INJECT();
-		memcpy(to + half, from + half, len - half);
-	}
-	memset(to + len, 0, padded_len - len);
+#ifdef RING_INJECT
+	size_t half = len / 2;
+	memcpy(to, from, half);
+	INJECT();
+	memcpy(to + half, (const uint8_t *)from + half, len - half);
+	INJECT();
+#else
+	memcpy(to, from, len);
+#endif
 }
 
-/* One fragment, with a PAD before it where the window ends. -EAGAIN: no room, nothing written. */
-static int write_fragment(
-	struct ring_producer *p, struct ring_record_header *h, const uint8_t *payload)
+/* One fragment, n bytes from offset on, with a PAD before it where the window ends. -EAGAIN: no
+ * room, nothing written. */
+static inline int write_fragment(struct ring_producer *p, const struct ring_record *rec,
+	const uint8_t *payload, size_t offset, size_t n)
 {
-	uint64_t to_end = p->capacity - (p->write_pos & (p->capacity - 1));
-	uint64_t pad = h->len > to_end ? to_end : 0;
-	if (pad + h->len > ring_producer_free_bytes(p))
+	const uint64_t len = align8(RING_RECORD_BYTES + n);
+	const uint64_t to_end = p->capacity - (p->write_pos & (p->capacity - 1));
+	const uint64_t pad = len > to_end ? to_end : 0;
+	if (pad + len > p->limit - p->write_pos)
 		return -EAGAIN;
 	if (pad > 0)
 		write_pad(p, pad);
 	uint8_t *at = p->window + (p->write_pos & (p->capacity - 1));
-	h->pos = p->write_pos;
-	h->crc = ring_record_crc(h, payload, p->features);
+	/* First the last word, whose end is the padding: the payload then covers the rest of it. */
+	memset(at + len - 8, 0, 8);
 	INJECT();
-	copy_payload(at + RING_RECORD_BYTES, payload, h->payload_len, h->len - RING_RECORD_BYTES);
-	INJECT();
-	memcpy(at, h, RING_RECORD_BYTES / 2);
-	INJECT();
-	memcpy(at + RING_RECORD_BYTES / 2, (const uint8_t *)h + RING_RECORD_BYTES / 2,
-		RING_RECORD_BYTES - RING_RECORD_BYTES / 2);
-	INJECT();
-	p->write_pos += h->len;
+	struct ring_record_header h = {
+		.len = (uint32_t)len,
+		.type = rec->type,
+		.flags = (uint16_t)((offset == 0 ? RING_FLAG_FIRST : 0) |
+				    (offset + n == rec->payload_len ? RING_FLAG_LAST : 0)),
+		.audience = rec->audience,
+		.pos = p->write_pos,
+		.relid = rec->relid,
+		.timeline = rec->timeline,
+		.ordinal = rec->ordinal,
+		.payload_len = (uint32_t)n,
+		.total_len = rec->payload_len,
+		.offset = (uint32_t)offset,
+		.lsn = rec->lsn,
+		.commit_lsn = rec->commit_lsn,
+		.end_lsn = rec->end_lsn,
+		.commit_time = rec->commit_time,
+	};
+	h.crc = record_crc(&h, payload, p->features);
+	if (n > 0)
+		copy_bytes(at + RING_RECORD_BYTES, payload, n);
+	copy_bytes(at, &h, RING_RECORD_BYTES);
+	p->write_pos += len;
 	p->unmerged.records++;
-	p->unmerged.bytes += h->len;
+	p->unmerged.bytes += len;
 	return 0;
 }
 
@@ -320,27 +319,10 @@ int ring_write_part(
 	ASSERT(*offset <= rec->payload_len && rec->type != RING_PAD);
 	const size_t room = ring_fragment_max(p->capacity) - RING_RECORD_BYTES;
 	const size_t total = rec->payload_len;
+	const uint8_t *from = payload;
 	do {
 		size_t n = total - *offset < room ? total - *offset : room;
-		struct ring_record_header h = {
-			.len = (uint32_t)align8(RING_RECORD_BYTES + n),
-			.type = rec->type,
-			.flags = (uint16_t)((*offset == 0 ? RING_FLAG_FIRST : 0) |
-					    (*offset + n == total ? RING_FLAG_LAST : 0)),
-			.audience = rec->audience,
-			.relid = rec->relid,
-			.timeline = rec->timeline,
-			.ordinal = rec->ordinal,
-			.payload_len = (uint32_t)n,
-			.total_len = (uint32_t)total,
-			.offset = (uint32_t)*offset,
-			.lsn = rec->lsn,
-			.commit_lsn = rec->commit_lsn,
-			.end_lsn = rec->end_lsn,
-			.commit_time = rec->commit_time,
-		};
-		const uint8_t *from = n > 0 ? (const uint8_t *)payload + *offset : NULL;
-		int err = write_fragment(p, &h, from);
+		int err = write_fragment(p, rec, n > 0 ? from + *offset : NULL, *offset, n);
 		if (err != 0)
 			return err;
 		*offset += n;
@@ -398,6 +380,7 @@ uint32_t ring_publish(struct ring_producer *p)
 		return 0;
 	INJECT();
 	p->head = p->write_pos;
+	update_limit(p);
 	/* Pairs with the load-acquire in consumer_head. */
 	atomic_store_explicit(&p->header->head, p->head, memory_order_release);
 	INJECT();
@@ -430,14 +413,17 @@ int ring_producer_add(struct ring_producer *p, unsigned id, void *cursor, uint64
 	atomic_store_explicit(&c->acked_lsn, acked_lsn, memory_order_relaxed);
 	atomic_store_explicit(&c->read_pos, p->head, memory_order_release);
 	*g = (struct gate){.cursor = c, .read_pos = p->head, .acked_lsn = acked_lsn};
+	update_limit(p);
 	return 0;
 }
 
 void ring_producer_drop(struct ring_producer *p, unsigned id)
 {
 	OBJ_CHECK(p, PRODUCER_MAGIC);
-	if (id < RING_CONSUMERS_MAX)
-		p->gates[id] = (struct gate){0};
+	if (id >= RING_CONSUMERS_MAX)
+		return;
+	p->gates[id] = (struct gate){0};
+	update_limit(p);
 }
 
 /* Takes a consumer's words over if they may be true. Each is read once (I4). */
@@ -465,6 +451,7 @@ int ring_producer_refresh(struct ring_producer *p, unsigned *ret_bad_id)
 			return -ERR_MALFORMED;
 		}
 	}
+	update_limit(p);
 	return 0;
 }
 

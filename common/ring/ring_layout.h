@@ -97,6 +97,8 @@ _Static_assert(sizeof(struct ring_record_header) == 80, "record header");
 
 /* CRC-32C (Castagnoli), to be chained: start with 0. */
 uint32_t ring_crc32c(uint32_t crc, const void *data, size_t len_bytes);
+/* The same without the processor's help: for the comparison. */
+uint32_t ring_crc32c_portable(uint32_t crc, const void *data, size_t len_bytes);
 /* What the crc word of this header must be. payload may be NULL without the feature. */
 uint32_t ring_record_crc(
 	const struct ring_record_header *h, const void *payload, uint32_t features);

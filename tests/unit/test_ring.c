@@ -549,6 +549,16 @@ static void test_hostile_record(void **state)
 static void test_checksum(void **state)
 {
 	(void)state;
+	uint8_t bytes[600];
+	uint32_t x = 1;
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (uint8_t)((x = x * 1664525 + 1013904223) >> 24);
+	for (size_t start = 0; start < 16; start++) {
+		for (size_t len = 0; len <= sizeof(bytes) - 16; len++)
+			assert_int_equal(ring_crc32c((uint32_t)len, bytes + start, len),
+				ring_crc32c_portable((uint32_t)len, bytes + start, len));
+	}
+	assert_int_equal(ring_crc32c_portable(0, "123456789", 9), 0xe3069283);
 	assert_int_equal(ring_crc32c(0, "123456789", 9), 0xe3069283);
 	assert_int_equal(ring_crc32c(ring_crc32c(0, "12345", 5), "6789", 4), 0xe3069283);
 	struct fixture f;
