@@ -17,6 +17,8 @@ WALSTREAM_SOURCES = \
 	libpgwalstream/pgwalstream.h \
 	libpgwalstream/stream.c \
 	libpgwalstream/stream_internal.h \
+	libpgwalstream/text.c \
+	libpgwalstream/wire.h \
 	# end
 
 libpgwalstream_libpgwalstream_a_SOURCES = $(WALSTREAM_SOURCES)

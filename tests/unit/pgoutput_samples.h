@@ -22,6 +22,7 @@ struct sample {
 #define LSN1 "\x00\x00\x00\x16\xb3\x74\xd8\x48"
 #define LSN2 "\x00\x00\x00\x16\xb3\x74\xd8\x78"
 #define TS "\x00\x02\xa1\x0b\x5c\x7e\x11\x22"
+#define TS2 "\x00\x02\xa1\x0b\x5c\x7e\x11\x33"
 #define TEXT_1 "t\x00\x00\x00\x01" "1"
 #define TEXT_ABC "t\x00\x00\x00\x03" "abc"
 #define TEXT_EMPTY "t\x00\x00\x00\x00"
@@ -32,7 +33,9 @@ enum {
 	S_BEGIN, S_COMMIT, S_ORIGIN, S_RELATION, S_RELATION_CATALOG, S_RELATION_EMPTY, S_TYPE,
 	S_INSERT, S_INSERT_NULL, S_INSERT_EMPTY, S_INSERT_BINARY, S_UPDATE, S_UPDATE_KEY,
 	S_UPDATE_FULL, S_UPDATE_TOAST, S_DELETE_KEY, S_DELETE_FULL, S_TRUNCATE, S_TRUNCATE_TWO,
-	S_MESSAGE, S_MESSAGE_TRANSACTIONAL, S_ABORT, S_ABORT_LONG, S_COUNT
+	S_MESSAGE, S_MESSAGE_TRANSACTIONAL, S_ABORT, S_ABORT_LONG, S_STREAM_START,
+	S_STREAM_START_AGAIN, S_STREAM_STOP, S_STREAM_COMMIT, S_BEGIN_PREPARE, S_PREPARE,
+	S_COMMIT_PREPARED, S_ROLLBACK_PREPARED, S_STREAM_PREPARE, S_COUNT
 };
 
 static const struct sample samples[S_COUNT] = {
@@ -63,6 +66,18 @@ static const struct sample samples[S_COUNT] = {
 		"M\x01" LSN1 "app\0" "\x00\x00\x00\x05" "h\0llo"),
 	[S_ABORT] = SAMPLE("abort", "A\x00\x00\x02\xf5\x00\x00\x02\xf6"),
 	[S_ABORT_LONG] = SAMPLE("abort-long", "A\x00\x00\x02\xf5\x00\x00\x02\xf6" LSN1 TS),
+	[S_STREAM_START] = SAMPLE("stream-start", "S\x00\x00\x02\xf5\x01"),
+	[S_STREAM_START_AGAIN] = SAMPLE("stream-start-again", "S\x00\x00\x02\xf5\x00"),
+	[S_STREAM_STOP] = SAMPLE("stream-stop", "E"),
+	[S_STREAM_COMMIT] = SAMPLE("stream-commit", "c\x00\x00\x02\xf5\x00" LSN1 LSN2 TS),
+	[S_BEGIN_PREPARE] = SAMPLE("begin-prepare", "b" LSN1 LSN2 TS "\x00\x00\x02\xf5" "gid 1\0"),
+	[S_PREPARE] = SAMPLE("prepare", "P\0" LSN1 LSN2 TS "\x00\x00\x02\xf5" "gid 1\0"),
+	[S_COMMIT_PREPARED] = SAMPLE("commit-prepared",
+		"K\0" LSN1 LSN2 TS "\x00\x00\x02\xf5" "gid 1\0"),
+	[S_ROLLBACK_PREPARED] = SAMPLE("rollback-prepared",
+		"r\0" LSN1 LSN2 TS TS2 "\x00\x00\x02\xf5" "gid 1\0"),
+	[S_STREAM_PREPARE] = SAMPLE("stream-prepare",
+		"p\0" LSN1 LSN2 TS "\x00\x00\x02\xf5" "gid 1\0"),
 };
 /* clang-format on */
 

@@ -30,7 +30,7 @@ static struct pgws_msg decode(int i)
 	return m;
 }
 
-static int decode_exact(const void *bytes, size_t len)
+static int decode_exact_in(const void *bytes, size_t len, bool in_stream)
 {
 	void *copy = malloc(len == 0 ? 1 : len);
 	assert_non_null(copy);
@@ -38,11 +38,16 @@ static int decode_exact(const void *bytes, size_t len)
 	struct pgws_msg m;
 	memset(&m, 0x5a, sizeof(m));
 	struct pgws_msg before = m;
-	int err = pgws_decode(copy, len, false, &m);
+	int err = pgws_decode(copy, len, in_stream, &m);
 	if (err != 0)
 		assert_memory_equal(&m, &before, sizeof(m));
 	free(copy);
 	return err;
+}
+
+static int decode_exact(const void *bytes, size_t len)
+{
+	return decode_exact_in(bytes, len, false);
 }
 
 /* One letter per column and its text: "t:1 n u". */
@@ -82,8 +87,88 @@ static void test_transaction(void **state)
 	m = decode(S_ORIGIN);
 	assert_int_equal(m.u.origin.lsn, LSN_1);
 	assert_string_equal(m.u.origin.name, "pg_16389");
-	decode(S_ABORT);
-	decode(S_ABORT_LONG);
+}
+
+static void test_stream(void **state)
+{
+	(void)state;
+	struct pgws_msg m = decode(S_STREAM_START);
+	assert_int_equal(m.u.stream_start.xid, 757);
+	assert_true(m.u.stream_start.first);
+	m = decode(S_STREAM_START_AGAIN);
+	assert_int_equal(m.u.stream_start.xid, 757);
+	assert_false(m.u.stream_start.first);
+	m = decode(S_STREAM_STOP);
+	assert_int_equal(m.xid, 0);
+	m = decode(S_STREAM_COMMIT);
+	assert_int_equal(m.u.stream_commit.xid, 757);
+	assert_int_equal(m.u.stream_commit.flags, 0);
+	assert_int_equal(m.u.stream_commit.commit_lsn, LSN_1);
+	assert_int_equal(m.u.stream_commit.end_lsn, LSN_2);
+	assert_int_equal(m.u.stream_commit.commit_time, TIME_1);
+	m = decode(S_ABORT);
+	assert_int_equal(m.u.stream_abort.xid, 757);
+	assert_int_equal(m.u.stream_abort.subxid, 758);
+	assert_false(m.u.stream_abort.has_lsn);
+	assert_int_equal(m.u.stream_abort.lsn, 0);
+	assert_int_equal(m.u.stream_abort.time, 0);
+	m = decode(S_ABORT_LONG);
+	assert_int_equal(m.u.stream_abort.xid, 757);
+	assert_int_equal(m.u.stream_abort.subxid, 758);
+	assert_true(m.u.stream_abort.has_lsn);
+	assert_int_equal(m.u.stream_abort.lsn, LSN_1);
+	assert_int_equal(m.u.stream_abort.time, TIME_1);
+}
+
+static void test_prepared(void **state)
+{
+	(void)state;
+	static const int same_form[] = {
+		S_BEGIN_PREPARE, S_PREPARE, S_COMMIT_PREPARED, S_STREAM_PREPARE};
+	for (size_t i = 0; i < sizeof(same_form) / sizeof(same_form[0]); i++) {
+		struct pgws_msg m = decode(same_form[i]);
+		assert_int_equal(m.u.prepare.flags, 0);
+		assert_int_equal(m.u.prepare.lsn, LSN_1);
+		assert_int_equal(m.u.prepare.end_lsn, LSN_2);
+		assert_int_equal(m.u.prepare.time, TIME_1);
+		assert_int_equal(m.u.prepare.xid, 757);
+		assert_string_equal(m.u.prepare.gid, "gid 1");
+	}
+	struct pgws_msg m = decode(S_ROLLBACK_PREPARED);
+	assert_int_equal(m.u.rollback_prepared.flags, 0);
+	assert_int_equal(m.u.rollback_prepared.prepare_end_lsn, LSN_1);
+	assert_int_equal(m.u.rollback_prepared.end_lsn, LSN_2);
+	assert_int_equal(m.u.rollback_prepared.prepare_time, TIME_1);
+	assert_int_equal(m.u.rollback_prepared.rollback_time, TIME_1 + 0x11);
+	assert_int_equal(m.u.rollback_prepared.xid, 757);
+	assert_string_equal(m.u.rollback_prepared.gid, "gid 1");
+}
+
+/* Inside a stream R Y I U D T M carry an xid, the others nothing more. */
+static void test_in_stream(void **state)
+{
+	(void)state;
+	for (int i = 0; i < S_COUNT; i++) {
+		char bytes[256] = {samples[i].bytes[0]};
+		bool carries = strchr("RYIUDTM", bytes[0]) != NULL;
+		size_t head = carries ? 5 : 1, len = samples[i].len + head - 1;
+		if (carries)
+			memcpy(bytes + 1, "\x01\x00\x02\xf6", 4);
+		memcpy(bytes + head, samples[i].bytes + 1, samples[i].len - 1);
+		struct pgws_msg m;
+		assert_int_equal(pgws_decode(bytes, len, true, &m), 0);
+		assert_int_equal(m.xid, carries ? 0x010002f6 : 0);
+		for (size_t cut = 0; cut < len; cut++) {
+			if (i != S_ABORT_LONG || cut != samples[S_ABORT].len)
+				assert_int_equal(decode_exact_in(bytes, cut, true), PGWS_EPROTO);
+		}
+		assert_int_equal(decode_exact_in(bytes, len, true), 0);
+		assert_int_equal(decode_exact_in(bytes, len + 1, true), PGWS_EPROTO);
+		if (carries) {
+			memset(bytes + 1, 0, 4); /* no transaction has this number */
+			assert_int_equal(decode_exact_in(bytes, len, true), PGWS_EPROTO);
+		}
+	}
 }
 
 static void test_relation(void **state)
@@ -234,6 +319,25 @@ static void test_malformed(void **state)
 		SAMPLE("truncate of 2^30", "T\x40\x00\x00\x00\x00" OID),
 		SAMPLE("truncate of 2^32-1", "T\xff\xff\xff\xff\x00" OID),
 		SAMPLE("commit flags", "C\1" LSN1 LSN2 TS),
+		SAMPLE("column flags", "R" OID "s\0"
+				       "t\0"
+				       "d\x00\x01"
+				       "\x02id\0"
+				       "\x00\x00\x00\x17"
+				       "\xff\xff\xff\xff"),
+		SAMPLE("truncate bits", "T\x00\x00\x00\x01\x04" OID),
+		SAMPLE("message flags", "M\2" LSN1 "hb\0"
+					"\x00\x00\x00\x00"),
+		SAMPLE("first block", "S\x00\x00\x02\xf5\x02"),
+		SAMPLE("stream of nobody", "S\x00\x00\x00\x00\x01"),
+		SAMPLE("stream commit flags", "c\x00\x00\x02\xf5\x01" LSN1 LSN2 TS),
+		SAMPLE("prepare flags", "P\1" LSN1 LSN2 TS OID "g\0"),
+		SAMPLE("commit prepared flags", "K\1" LSN1 LSN2 TS OID "g\0"),
+		SAMPLE("stream prepare flags", "p\1" LSN1 LSN2 TS OID "g\0"),
+		SAMPLE("rollback prepared flags", "r\1" LSN1 LSN2 TS TS OID "g\0"),
+		SAMPLE("gid with a zero", "b" LSN1 LSN2 TS OID "g\0"
+					  "x\0"),
+		SAMPLE("abort of 20 bytes", "A" OID OID LSN1 OID),
 		SAMPLE("message length", "M\0" LSN1 "hb\0"
 					 "\xff\xff\xff\xff"),
 	};
@@ -241,7 +345,7 @@ static void test_malformed(void **state)
 		assert_int_equal(decode_exact(bad[i].bytes, bad[i].len), PGWS_EPROTO);
 	for (int type = 0; type < 256; type++) {
 		char one[64] = {(char)type};
-		if (type != 0 && strchr("BCORYIUDTMA", type) != NULL)
+		if (type != 0 && strchr("BCORYIUDTMSEcAbPKrp", type) != NULL)
 			continue;
 		for (size_t len = 1; len < sizeof(one); len++)
 			assert_int_equal(decode_exact(one, len), PGWS_EPROTO);
@@ -276,16 +380,20 @@ static void test_lsn(void **state)
 static void test_strerror(void **state)
 {
 	(void)state;
-	for (int err = 0; err >= PGWS_ENOMEM; err--)
+	for (int err = 0; err >= PGWS_EBACK; err--)
 		assert_string_not_equal(pgws_strerror(err), "unknown error");
 	assert_string_equal(pgws_strerror(PGWS_EBACK - 1), "unknown error");
 	assert_string_equal(pgws_strerror(5), "success");
+	assert_string_equal(pgws_version(), PACKAGE_VERSION);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_transaction),
+		cmocka_unit_test(test_stream),
+		cmocka_unit_test(test_prepared),
+		cmocka_unit_test(test_in_stream),
 		cmocka_unit_test(test_relation),
 		cmocka_unit_test(test_changes),
 		cmocka_unit_test(test_truncate_and_message),
