@@ -7,9 +7,9 @@
 #include <string.h>
 
 #include "common/base/mem.h"
+#include "common/pg/tojson.h"
 
 #include "brokerd/change.h"
-#include "brokerd/tojson.h"
 
 #define RELMETA_MAGIC 0x7c0de002
 

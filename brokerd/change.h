@@ -26,8 +26,8 @@
 
 #include <pgwalstream.h>
 
-#include "brokerd/typecache.h"
 #include "common/base/buf.h"
+#include "common/pg/typecache.h"
 
 /* What is kept with a relation (pgws_relation.user): prepared once, used for every row. */
 struct relmeta_column {

@@ -41,14 +41,10 @@ brokerd_libbrokerd_a_SOURCES = \
 	brokerd/statestore.h \
 	brokerd/template.c \
 	brokerd/template.h \
-	brokerd/tojson.c \
-	brokerd/tojson.h \
 	brokerd/topic.c \
 	brokerd/topic.h \
 	brokerd/tracker.c \
 	brokerd/tracker.h \
-	brokerd/typecache.c \
-	brokerd/typecache.h \
 	# end
 
 brokerd_brokerd_SOURCES = brokerd/brokerd_main.c

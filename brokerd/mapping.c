@@ -11,9 +11,9 @@
 
 #include "common/base/err.h"
 #include "common/base/mem.h"
+#include "common/pg/tojson.h"
 
 #include "brokerd/mapping.h"
-#include "brokerd/tojson.h"
 
 #define MAPPING_SET_MAGIC 0x7c0de004
 

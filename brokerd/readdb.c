@@ -91,31 +91,6 @@ static void on_state_result(PGresult *res, void *arg)
 		ev_timer_start(&r->retry, RETRY_MS);
 }
 
-static uint32_t oid_at(const PGresult *res, int row, int col)
-{
-	return (uint32_t)strtoul(PQgetvalue(res, row, col), NULL, 10);
-}
-
-static void learn(struct readdb *r, const PGresult *res)
-{
-	int n = PQntuples(res);
-	struct type_row *rows = xcalloc((size_t)n + 1, sizeof(*rows));
-
-	for (int i = 0; i < n; i++) {
-		rows[i] = (struct type_row){
-			.oid = oid_at(res, i, 0),
-			.typtype = PQgetvalue(res, i, 1)[0],
-			.base = oid_at(res, i, 2),
-			.elem = oid_at(res, i, 3),
-			.delim = PQgetvalue(res, i, 4)[0],
-			.attr = PQgetisnull(res, i, 5) ? NULL : PQgetvalue(res, i, 5),
-			.attr_type = oid_at(res, i, 6),
-		};
-	}
-	typecache_learn(r->types, rows, (size_t)n, r->oids, r->n_oids);
-	free(rows);
-}
-
 static void on_types_result(PGresult *res, void *arg)
 {
 	struct readdb *r;
@@ -130,7 +105,7 @@ static void on_types_result(PGresult *res, void *arg)
 		return;
 	trouble(r, NULL);
 	r->want_types = false;
-	learn(r, res);
+	typecache_learn_result(r->types, res, r->oids, r->n_oids);
 	r->ops.on_types(r->arg);
 }
 

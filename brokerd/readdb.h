@@ -13,8 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "brokerd/typecache.h"
 #include "common/base/ev.h"
+#include "common/pg/typecache.h"
 
 struct readdb;
 

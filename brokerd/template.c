@@ -10,9 +10,9 @@
 
 #include "common/base/err.h"
 #include "common/base/mem.h"
+#include "common/pg/tojson.h"
 
 #include "brokerd/template.h"
-#include "brokerd/tojson.h"
 
 #define TEMPLATE_MAGIC 0x7c0de003
 #define COLUMN_NONE SIZE_MAX

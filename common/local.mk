@@ -56,6 +56,11 @@ common_libpg_a_SOURCES = \
 	common/pg/pgstate.c \
 	common/pg/schema.c \
 	common/pg/schema.h \
+	common/pg/tojson.c \
+	common/pg/tojson.h \
+	common/pg/typecache.c \
+	common/pg/typecache.h \
+	common/pg/typeread.c \
 	# end
 
 common_libring_a_SOURCES = \

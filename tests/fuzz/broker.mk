@@ -2,7 +2,7 @@
 # Fuzz targets: broker
 FUZZERS += tests/fuzz/fuzz_tojson
 tests_fuzz_fuzz_tojson_SOURCES = tests/fuzz/fuzz_tojson.c $(FUZZ_MAIN)
-tests_fuzz_fuzz_tojson_LDADD = brokerd/libbrokerd.a $(BASE_LIBS)
+tests_fuzz_fuzz_tojson_LDADD = common/libpg.a $(BASE_LIBS)
 tests_fuzz_fuzz_tojson_LDFLAGS = $(FUZZLINK)
 
 EXTRA_DIST += \

@@ -10,8 +10,8 @@
 
 #include <jansson.h>
 
-#include "brokerd/tojson.h"
 #include "common/base/mem.h"
+#include "common/pg/tojson.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

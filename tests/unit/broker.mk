@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: PostgreSQL
 # Unit tests: broker
 # Table changes
-CHANGES_LIBS = brokerd/libbrokerd.a $(PGWS_LIBS) $(BASE_LIBS) $(UNIT_LIBS)
+CHANGES_LIBS = brokerd/libbrokerd.a $(PGWS_LIBS) $(PG_LIBS) $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/test_tojson tests/unit/test_tojson_server.pg tests/unit/test_template \
 	tests/unit/test_tracker
 TESTS += tests/unit/test_tojson tests/unit/test_tojson_server.pg tests/unit/test_template \

@@ -10,9 +10,9 @@
 #include <cmocka.h>
 #include <jansson.h>
 
-#include "brokerd/tojson.h"
 #include "common/base/err.h"
 #include "common/base/mem.h"
+#include "common/pg/tojson.h"
 
 /* Types as the catalogue would give them. */
 enum { PAIR = 20000, PAIR_ARRAY, NESTED, EMPTY, DOMAIN_NUMERIC, DOMAIN_PAIR, BOX_LIKE, BOX_ARRAY };

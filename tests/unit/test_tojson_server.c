@@ -18,8 +18,8 @@
 #include <jansson.h>
 #include <libpq-fe.h>
 
-#include "brokerd/tojson.h"
 #include "common/base/mem.h"
+#include "common/pg/tojson.h"
 
 /* Keys of composites are in jsonb's order (by length, then bytes), so that texts can be compared.
  */
@@ -206,11 +206,6 @@ static PGresult *query(const char *sql, int n, const char *const *params)
 	return res;
 }
 
-static uint32_t number(const PGresult *res, int row, int col)
-{
-	return (uint32_t)strtoul(PQgetvalue(res, row, col), NULL, 10);
-}
-
 static const struct type_info *find_type(uint32_t oid)
 {
 	const struct type_info *t = typecache_find(types, oid);
@@ -221,15 +216,8 @@ static const struct type_info *find_type(uint32_t oid)
 		return t;
 	snprintf(list, sizeof(list), "{%u}", oid);
 	PGresult *res = query(typecache_sql, 1, params);
-	int n = PQntuples(res);
-	assert_true(n > 0);
-	struct type_row *rows = xcalloc((size_t)n, sizeof(*rows));
-	for (int i = 0; i < n; i++)
-		rows[i] = (struct type_row){number(res, i, 0), PQgetvalue(res, i, 1)[0],
-			number(res, i, 2), number(res, i, 3), PQgetvalue(res, i, 4)[0],
-			PQgetisnull(res, i, 5) ? NULL : PQgetvalue(res, i, 5), number(res, i, 6)};
-	typecache_learn(types, rows, (size_t)n, &oid, 1);
-	free(rows);
+	assert_true(PQntuples(res) > 0);
+	typecache_learn_result(types, res, &oid, 1);
 	PQclear(res);
 	return typecache_find(types, oid);
 }

@@ -14,9 +14,8 @@
 
 #include "common/base/buf.h"
 #include "common/base/mem.h"
-
-#include "brokerd/tojson.h"
-#include "brokerd/typecache.h"
+#include "common/pg/tojson.h"
+#include "common/pg/typecache.h"
 
 #define TYPECACHE_MAGIC 0x7c0de001
 /* A chain of domains on domains longer than this is not followed. */

@@ -9,8 +9,8 @@
  *
  * Context: event thread. Pure memory; the query is sent by whoever has a connection.
  */
-#ifndef BROKERD_TYPECACHE_H
-#define BROKERD_TYPECACHE_H
+#ifndef COMMON_PG_TYPECACHE_H
+#define COMMON_PG_TYPECACHE_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -73,5 +73,9 @@ extern const char typecache_sql[];
 /* asked: the OIDs of $1. Those that did not come back exist no more and are taken as text. */
 void typecache_learn(struct typecache *tc, const struct type_row *rows, size_t n_rows,
 	const uint32_t *asked, size_t n_asked);
+/* The same with libpq's result of that query (PGRES_TUPLES_OK). */
+struct pg_result;
+void typecache_learn_result(
+	struct typecache *tc, const struct pg_result *res, const uint32_t *asked, size_t n_asked);
 
 #endif

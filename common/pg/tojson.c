@@ -15,8 +15,7 @@
 
 #include "common/base/err.h"
 #include "common/base/mem.h"
-
-#include "brokerd/tojson.h"
+#include "common/pg/tojson.h"
 
 /* Arrays have at most 6 dimensions; composites nest as deep as somebody built them. */
 #define DEPTH_MAX 64

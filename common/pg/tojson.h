@@ -10,14 +10,14 @@
  *
  * Pure; any thread.
  */
-#ifndef BROKERD_TOJSON_H
-#define BROKERD_TOJSON_H
+#ifndef COMMON_PG_TOJSON_H
+#define COMMON_PG_TOJSON_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-#include "brokerd/typecache.h"
 #include "common/base/buf.h"
+#include "common/pg/typecache.h"
 
 /* Appends the JSON value. 0; -ERR_MALFORMED: the text does not fit the type, its JSON string was
  * written instead. A full buf shows in out->failed. */
