@@ -581,7 +581,7 @@ static bool record_ok(const struct ring_record_header *h, uint64_t pos)
 {
 	bool first = (h->flags & RING_FLAG_FIRST) != 0, last = (h->flags & RING_FLAG_LAST) != 0;
 	uint64_t end = (uint64_t)h->offset + h->payload_len;
-	return (h->type == RING_STREAM || h->type == RING_MESSAGE) &&
+	return h->type >= RING_STREAM && h->type <= RING_GAP &&
 	       (h->flags & ~(RING_FLAG_FIRST | RING_FLAG_LAST)) == 0 && h->pos == pos &&
 	       align8(RING_RECORD_BYTES + (uint64_t)h->payload_len) == h->len &&
 	       end <= h->total_len && first == (h->offset == 0) && last == (end == h->total_len);

@@ -32,10 +32,14 @@
 enum ring_type {
 	RING_PAD = 1, /* never given to a consumer */
 	RING_STREAM,  /* a replication stream begins: commit_lsn = transactions that end after it
-			 follow;  forget any half record; a half transaction comes again from its
-			 BEGIN. timeline  says which one, lsn where it began (0: unknown). Payload:
-			 none */
+			 follow; forget any half record; a half transaction comes again from its
+			 BEGIN. timeline says which one; relid is the timeline that the server was on
+			 before and lsn where it left it (0: unknown). Payload: none */
 	RING_MESSAGE, /* one pgoutput message as the server sent it */
+	RING_GAP,     /* the slot was lost: transactions that end after lsn (0: nobody knows) and
+			 at or before end_lsn are in no stream. timeline: of end_lsn; commit_time:
+			 when the new slot was made. Payload: why, UTF-8. Stands before RING_STREAM,
+			 and comes again with every stream until end_lsn is acknowledged */
 };
 
 enum ring_flag { RING_FLAG_FIRST = 1, RING_FLAG_LAST = 2 };
@@ -53,7 +57,7 @@ struct ring_record {
 	uint16_t type;
 	uint16_t flags;
 	uint32_t audience;
-	uint32_t relid; /* of a change or relation message; 0 else */
+	uint32_t relid; /* of a change or relation message; see RING_STREAM; 0 else */
 	uint32_t timeline;
 	uint32_t ordinal;     /* of the data message in its transaction, from 1; 0 for others */
 	uint32_t payload_len; /* of this fragment; when writing: of the whole payload */
@@ -98,7 +102,7 @@ int ring_producer_add(struct ring_producer *p, unsigned id, void *cursor, uint64
 void ring_producer_drop(struct ring_producer *p, unsigned id);
 /* Re-reads cursors. 0, or -ERR_MALFORMED with *ret_bad_id: that consumer's read_pos is not
  * monotonic or outside [previous, head], or its acked_lsn went back or beyond every end_lsn (of a
- * commit) and commit_lsn (of a RING_STREAM) written so far; drop it, then call again. */
+ * commit or gap) and commit_lsn (of a RING_STREAM) written so far; drop it, then call again. */
 int ring_producer_refresh(struct ring_producer *p, unsigned *ret_bad_id)
 	__attribute__((warn_unused_result));
 /* Last acked LSN seen of a consumer (monotonic; a value that goes back is malformed, see refresh).

@@ -75,6 +75,8 @@ struct seen {
 	uint64_t done_lsn; /* commit LSN of the last whole transaction */
 	uint64_t open_lsn; /* of the transaction begun, 0: none */
 	uint32_t open_ordinal;
+	uint32_t gap_timeline; /* of the last gap */
+	uint64_t gap_lsn;      /* where it ended */
 };
 
 struct ring_reader {
@@ -99,6 +101,7 @@ struct ring_reader {
 	bool asleep, suspect;
 
 	struct seen seen;
+	bool stream_due; /* on_timeline was taken, on_stream has to follow */
 	uint64_t acked_lsn;
 
 	uint8_t *joined; /* of joined_cap bytes */
@@ -351,23 +354,33 @@ static bool timeline_changes(const struct seen *s, const struct ring_record *rec
 	return s->timeline != 0 && s->timeline != rec->timeline;
 }
 
-static void seen_stream(struct seen *s, const struct ring_record *rec)
+/* Up to where this timeline has what the one before had; 0: nobody knows. */
+static uint64_t kept_lsn(const struct seen *s, const struct ring_record *rec)
 {
-	if (timeline_changes(s, rec)) {
-		/* LSNs beyond the point where the new timeline began name other transactions now.
-		 */
-		if (s->done_lsn > rec->lsn)
-			s->done_lsn = rec->lsn;
-		if (s->open_lsn > rec->lsn)
-			s->open_lsn = 0;
-	}
+	return rec->relid == s->timeline ? rec->lsn : 0;
+}
+
+/* LSNs beyond the point where the server left the old timeline name other transactions now. */
+static void seen_timeline(struct seen *s, const struct ring_record *rec)
+{
+	uint64_t kept = kept_lsn(s, rec);
+	if (s->done_lsn > kept)
+		s->done_lsn = kept;
+	if (s->open_lsn >= kept)
+		s->open_lsn = 0;
 	s->timeline = rec->timeline;
+}
+
+static bool is_known_gap(const struct seen *s, const struct ring_record *rec)
+{
+	return rec->timeline < s->gap_timeline ||
+	       (rec->timeline == s->gap_timeline && rec->end_lsn <= s->gap_lsn);
 }
 
 /* The handler took it (R2). */
 static void seen_record(struct seen *s, const struct ring_record *rec, uint8_t tag)
 {
-	if (rec->type == RING_STREAM || rec->commit_lsn == 0)
+	if (rec->type != RING_MESSAGE || rec->commit_lsn == 0)
 		return;
 	if (rec->ordinal == 0 && tag == MSG_COMMIT) {
 		s->done_lsn = rec->commit_lsn;
@@ -405,21 +418,66 @@ static int joined_reserve(struct ring_reader *r, size_t len)
 	return 0;
 }
 
+static int offer_gap(struct ring_reader *r, const struct ring_record *rec, const void *payload)
+{
+	const struct ring_gap gap = {
+		.from_lsn = rec->lsn,
+		.to_lsn = rec->end_lsn,
+		.timeline = rec->timeline,
+		.at = rec->commit_time,
+		.reason = payload,
+		.reason_len = rec->payload_len,
+	};
+	int rc = r->ops.on_gap != NULL ? r->ops.on_gap(&gap, r->arg) : 0;
+	if (rc == 0) {
+		r->seen.gap_timeline = rec->timeline;
+		r->seen.gap_lsn = rec->end_lsn;
+		r->counts.gaps++;
+	}
+	return rc;
+}
+
+static int offer_timeline(struct ring_reader *r, const struct ring_record *rec)
+{
+	uint64_t kept = kept_lsn(&r->seen, rec);
+	int rc = r->ops.on_timeline != NULL ? r->ops.on_timeline(rec->timeline, kept, r->arg) : 0;
+	if (rc != 0)
+		return rc;
+	seen_timeline(&r->seen, rec);
+	r->stream_due = true;
+	uint64_t limit = kept > rec->commit_lsn ? kept : rec->commit_lsn;
+	if (r->acked_lsn > limit)
+		r->acked_lsn = limit; /* what was above is another history */
+	return 0;
+}
+
+static int offer_stream(struct ring_reader *r, const struct ring_record *rec)
+{
+	int rc = timeline_changes(&r->seen, rec) ? offer_timeline(r, rec) : 0;
+	/* A position beyond what was seen is a gap, too: transactions that were not for us, or a
+	 * slot made anew. */
+	bool anew = (rec->flags & FLAG_ANEW) != 0 || r->stream_due ||
+		    rec->commit_lsn > seen_lsn(&r->seen);
+	if (rc == 0 && anew)
+		rc = r->ops.on_stream(rec->commit_lsn, rec->timeline, r->arg);
+	if (rc != 0)
+		return rc;
+	r->stream_due = false;
+	r->seen.timeline = rec->timeline;
+	return 0;
+}
+
 /* Offers a whole record. 0: taken or a duplicate; RING_READER_PAUSE: not taken. */
 static int offer(struct ring_reader *r, const struct ring_record *rec, const void *payload)
 {
 	uint8_t tag = message_tag(rec, payload);
 	int rc = 0;
 	if (rec->type == RING_STREAM) {
-		bool changes = timeline_changes(&r->seen, rec);
-		/* A gap, too: transactions that were not for us, or a slot made anew. */
-		if ((rec->flags & FLAG_ANEW) != 0 || changes ||
-			rec->commit_lsn > seen_lsn(&r->seen))
-			rc = r->ops.on_stream(rec->commit_lsn, rec->timeline, r->arg);
-		if (rc == 0 && changes && r->acked_lsn > rec->commit_lsn)
-			r->acked_lsn = rec->commit_lsn; /* what was above is another history */
-		if (rc == 0)
-			seen_stream(&r->seen, rec);
+		rc = offer_stream(r, rec);
+	} else if (rec->type == RING_GAP) {
+		if (is_known_gap(&r->seen, rec))
+			return 0;
+		rc = offer_gap(r, rec, payload);
 	} else if (is_duplicate(&r->seen, rec, tag)) {
 		r->counts.duplicates_dropped++;
 		return 0;
@@ -556,6 +614,8 @@ static int ring_next(struct ring_reader *r, struct ring_record *ret_rec, const v
 		}
 		if (ret_rec->end_lsn > at->lsn_max)
 			at->lsn_max = ret_rec->end_lsn;
+		if (ret_rec->type == RING_GAP)
+			return 1; /* stands before its RING_STREAM */
 		if (at->streaming && (ret_rec->audience & r->audience) != 0)
 			return 1;
 	}

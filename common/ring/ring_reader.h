@@ -17,8 +17,8 @@
  * What the handler sees, over all re-attachments and restarts of the stream on one timeline: BEGIN,
  * each data message and COMMIT of a transaction once, in order; a transaction that was cut short
  * goes on where it stopped when it comes again. Relation, type and origin messages (ordinal 0) may
- * come again at any place. On a new timeline what was seen is kept up to the LSN where it began
- * (RING_STREAM's lsn), and forgotten if that is unknown: then changes come again, and a BEGIN may
+ * come again at any place. On a new timeline what was seen is kept up to the LSN where the server
+ * left the old one, and forgotten if that is unknown: then changes come again, and a BEGIN may
  * arrive while a transaction is open, whose rest then never comes.
  *
  * Context: event thread. ring_reader_free and ring_reader_resume not from inside the handlers.
@@ -38,6 +38,15 @@ struct ring_reader;
 
 #define RING_READER_PAUSE 1
 
+/* Changes that nobody will ever get: see RING_GAP. */
+struct ring_gap {
+	uint64_t from_lsn, to_lsn; /* transactions that end in (from, to]; from 0: nobody knows */
+	uint32_t timeline;         /* of to_lsn */
+	int64_t at;                /* microseconds since 2000-01-01 */
+	const char *reason;        /* borrowed for the call, not zero-terminated */
+	size_t reason_len;
+};
+
 struct ring_reader_ops {
 	/* A whole record: payload of rec->payload_len bytes, borrowed for the call. Returns 0
 	 * (taken) or RING_READER_PAUSE (not taken: the same record comes again after
@@ -55,6 +64,15 @@ struct ring_reader_ops {
 	/* The spool takes no more (limit, full disk): back-pressure from here on (on = true), and
 	 * over. Nothing is lost: the ring fills and the replication stream waits. */
 	void (*on_backpressure)(bool on, void *arg);
+	/* Changes are missing: before on_stream of the slot that was made anew, once in this
+	 * reader's life. NULL: nobody cares. Same return as on_record. The gap counts as told once
+	 * its to_lsn is acknowledged: until then a next life of the reader hears of it again. */
+	int (*on_gap)(const struct ring_gap *gap, void *arg);
+	/* The server is on another timeline: before on_stream, once for each change. What was
+	 * handled of transactions that end at or before kept_lsn stays handled and does not come
+	 * again, all that came after is another history (0: all of it is). NULL: nobody cares. Same
+	 * return as on_record. */
+	int (*on_timeline)(uint32_t timeline, uint64_t kept_lsn, void *arg);
 };
 
 struct ring_reader_options {
@@ -81,7 +99,7 @@ struct ring_reader_counts {
 	const char *state; /* "detached", "attaching", "live", "spooling" */
 	uint64_t epoch, records, bytes, duplicates_dropped, spooled_records, spool_bytes_now,
 		spool_bytes_total, lag_bytes, rescued_wakeups, acked_lsn;
-	uint64_t attachments, refusals, backpressures;
+	uint64_t attachments, refusals, backpressures, gaps;
 	bool backpressure;
 	/* why it is not live, or why the spool takes no more; "" if all is well */
 	const char *trouble;

@@ -67,7 +67,7 @@ struct fixture {
 	char trace[TRACE_MAX];
 	size_t trace_len;
 	uint64_t n_records;
-	bool pause_records, pause_stream;
+	bool pause_records, pause_stream, pause_timeline;
 	int n_pauses;
 	int pressure_on, pressure_off;
 	struct script *script; /* of the random test */
@@ -166,6 +166,26 @@ static int on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 	return 0;
 }
 
+static int on_timeline(uint32_t timeline, uint64_t kept_lsn, void *arg)
+{
+	struct fixture *f = arg;
+	if (f->pause_timeline)
+		return RING_READER_PAUSE;
+	trace(f, "T%u/%u ", (unsigned)timeline, (unsigned)kept_lsn);
+	return 0;
+}
+
+static int on_gap(const struct ring_gap *gap, void *arg)
+{
+	struct fixture *f = arg;
+	if (f->pause_stream)
+		return RING_READER_PAUSE;
+	trace(f, "G%u/%u-%u:%.*s ", (unsigned)gap->timeline, (unsigned)gap->from_lsn,
+		(unsigned)gap->to_lsn, (int)gap->reason_len, gap->reason);
+	assert_int_equal(gap->at, 77);
+	return 0;
+}
+
 static int send_attach(const struct buf *body, const int *fds, size_t n_fds, void *arg)
 {
 	struct fixture *f = arg;
@@ -228,14 +248,34 @@ static void put(struct fixture *f, const struct ring_record *rec, const void *pa
 	publish(f);
 }
 
-static void put_stream(struct fixture *f, uint32_t timeline, uint64_t from_lsn, uint64_t began_at)
+/* On a timeline that left another one at an LSN. */
+static void put_stream_from(
+	struct fixture *f, uint32_t timeline, uint64_t from_lsn, uint32_t left, uint64_t left_lsn)
 {
 	struct ring_record rec = {.type = RING_STREAM,
 		.audience = RING_TO_ALL,
 		.timeline = timeline,
 		.commit_lsn = from_lsn,
-		.lsn = began_at};
+		.relid = left,
+		.lsn = left_lsn};
 	put(f, &rec, NULL);
+}
+
+static void put_stream(struct fixture *f, uint32_t timeline, uint64_t from_lsn, uint64_t left_lsn)
+{
+	put_stream_from(f, timeline, from_lsn, timeline - 1, left_lsn);
+}
+
+static void put_gap(struct fixture *f, uint32_t timeline, uint64_t from_lsn, uint64_t to_lsn)
+{
+	struct ring_record rec = {.type = RING_GAP,
+		.audience = RING_TO_ALL,
+		.timeline = timeline,
+		.lsn = from_lsn,
+		.end_lsn = to_lsn,
+		.commit_time = 77,
+		.payload_len = 4};
+	put(f, &rec, "lost");
 }
 
 static struct ring_record message(uint64_t commit_lsn, uint32_t ordinal, uint32_t len)
@@ -343,7 +383,8 @@ static int setup(void **state)
 		.spool_dir = f->dir,
 		.spool_limit = SPOOL_LIMIT,
 		.budget_records = 7};
-	const struct ring_reader_ops ops = {on_record, on_stream, send_attach, on_backpressure};
+	const struct ring_reader_ops ops = {
+		on_record, on_stream, send_attach, on_backpressure, on_gap, on_timeline};
 	f->r = ring_reader_new(f->loop, &options, &ops, f);
 	*state = f;
 	return 0;
@@ -730,11 +771,114 @@ static void test_timeline(void **state)
 	put_transaction(f, 200, 1);
 	put_transaction(f, 300, 1);
 	put_transaction(f, 400, 1);
-	saw(f, "S2/100 R200 B300 R300 1 C300 B400 R400 1 C400 ");
+	saw(f, "T2/250 S2/100 R200 B300 R300 1 C300 B400 R400 1 C400 ");
 	/* Where timeline 3 began is not known: everything comes again. */
 	put_stream(f, 3, 100, 0);
 	put_transaction(f, 300, 1);
-	saw(f, "S3/100 B300 R300 1 C300 ");
+	saw(f, "T3/0 S3/100 B300 R300 1 C300 ");
+	/* Nor does it help to know where some other timeline was left. */
+	put_stream_from(f, 5, 100, 4, 350);
+	put_transaction(f, 300, 1);
+	saw(f, "T5/0 S5/100 B300 R300 1 C300 ");
+}
+
+/* A transaction whose beginning both timelines have goes on where it stopped; one that begins where
+ * they part does not. */
+static void test_timeline_in_transaction(void **state)
+{
+	struct fixture *f = *state;
+	start_live(f);
+	put_msg(f, 'B', 400, 0);
+	put_changes(f, 400, 1, 2);
+	saw(f, "B400 1 2 ");
+	put_stream(f, 2, 100, 450);
+	put_transaction(f, 400, 3);
+	saw(f, "T2/450 S2/100 R400 3 C400 ");
+	put_msg(f, 'B', 500, 0);
+	put_changes(f, 500, 1, 1);
+	saw(f, "B500 1 ");
+	put_stream(f, 3, 400, 500);
+	put_transaction(f, 510, 1);
+	saw(f, "T3/500 S3/400 B510 R510 1 C510 ");
+}
+
+/* Each of the two is taken once, however often the other one is not. */
+static void test_timeline_paused(void **state)
+{
+	struct fixture *f = *state;
+	start_live(f);
+	put_transaction(f, 200, 1);
+	saw(f, "B200 R200 1 C200 ");
+	ring_reader_ack(f->r, 201);
+	f->pause_timeline = true;
+	put_stream(f, 2, 100, 250);
+	saw(f, "");
+	f->pause_timeline = false;
+	f->pause_stream = true;
+	ring_reader_resume(f->r);
+	saw(f, "T2/250 ");
+	ring_reader_resume(f->r);
+	saw(f, "");
+	f->pause_stream = false;
+	ring_reader_resume(f->r);
+	saw(f, "S2/100 ");
+	assert_int_equal(counts(f).acked_lsn, 201);
+	/* Beyond the end of the old timeline nothing was acknowledged. */
+	ring_reader_ack(f->r, 400);
+	put_stream(f, 3, 100, 300);
+	saw(f, "T3/300 S3/100 ");
+	assert_int_equal(counts(f).acked_lsn, 300);
+}
+
+static void test_gap(void **state)
+{
+	struct fixture *f = *state;
+	unsigned bad;
+	start_live(f);
+	put_transaction(f, 200, 1);
+	put_msg(f, 'B', 300, 0);
+	saw(f, "B200 R200 1 C200 B300 ");
+	/* Before anything of the new slot, and again if it was not taken. */
+	f->pause_stream = true;
+	put_gap(f, 1, 201, 500);
+	put_stream(f, 1, 500, 0);
+	put_transaction(f, 600, 1);
+	saw(f, "");
+	f->pause_stream = false;
+	ring_reader_resume(f->r);
+	saw(f, "G1/201-500:lost S1/500 B600 R600 1 C600 ");
+	/* With every stream until it is acknowledged: once is enough. */
+	put_gap(f, 1, 201, 500);
+	put_stream(f, 1, 500, 0);
+	put_transaction(f, 600, 1);
+	saw(f, "R600 ");
+	/* The next one, and one of a new timeline, whose LSNs may be lower. */
+	put_gap(f, 1, 201, 500);
+	put_gap(f, 1, 610, 700);
+	put_stream(f, 1, 700, 0);
+	saw(f, "G1/610-700:lost S1/700 ");
+	put_gap(f, 2, 610, 650);
+	put_stream(f, 2, 650, 620);
+	saw(f, "G2/610-650:lost T2/620 S2/650 ");
+	assert_int_equal(counts(f).gaps, 3);
+	/* Its end is an LSN that the ring has carried. */
+	ring_reader_ack(f->r, 650);
+	drain(f);
+	assert_int_equal(ring_producer_refresh(f->life.p, &bad), 0);
+	assert_int_equal(ring_producer_acked(f->life.p, 1), 650);
+}
+
+/* A new attachment: what is left of an older stream is not for us, the gap is. */
+static void test_gap_when_attaching(void **state)
+{
+	struct fixture *f = *state;
+	life_begin(f, 1);
+	grant(f);
+	put_transaction(f, 200, 1);
+	put_gap(f, 1, 0, 500);
+	put_stream(f, 1, 500, 0);
+	put_transaction(f, 600, 1);
+	saw(f, "G1/0-500:lost S1/500 B600 R600 1 C600 ");
 }
 
 /* While the handler has not come to the new timeline, what it acknowledged on the old one is not
@@ -1125,6 +1269,10 @@ int main(void)
 		TEST(test_duplicates),
 		TEST(test_half_record),
 		TEST(test_timeline),
+		TEST(test_timeline_in_transaction),
+		TEST(test_timeline_paused),
+		TEST(test_gap),
+		TEST(test_gap_when_attaching),
 		TEST(test_ack_of_other_timeline),
 		TEST(test_new_epoch),
 		TEST(test_new_epoch_spooling),
