@@ -510,7 +510,7 @@ static void test_hostile_record(void **state)
 		{offsetof(struct ring_record_header, len), UINT32_MAX & ~7u, 4},
 		{offsetof(struct ring_record_header, type), 0, 2},
 		{offsetof(struct ring_record_header, type), RING_PAD, 2},
-		{offsetof(struct ring_record_header, type), 4, 2},
+		{offsetof(struct ring_record_header, type), RING_GAP + 1, 2},
 		{offsetof(struct ring_record_header, flags), 0, 2},
 		{offsetof(struct ring_record_header, flags), RING_FLAG_FIRST, 2},
 		{offsetof(struct ring_record_header, flags), RING_FLAG_LAST, 2},
