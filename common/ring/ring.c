@@ -51,6 +51,18 @@ void ring_inject_point(void);
 #define FEATURES 0
 #endif
 
+#define RING_LITTLE_ENDIAN (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
+
+/* Of a header in the window. */
+typedef uint64_t __attribute__((may_alias)) header_word;
+_Static_assert(offsetof(struct ring_record_header, audience) == 12 &&
+		       offsetof(struct ring_record_header, pos) == 16 &&
+		       offsetof(struct ring_record_header, ordinal) == 32 &&
+		       offsetof(struct ring_record_header, total_len) == 40 &&
+		       offsetof(struct ring_record_header, lsn) == 48 &&
+		       offsetof(struct ring_record_header, commit_time) == 72,
+	"write_header's words");
+
 struct gate {
 	struct ring_cursor *cursor; /* NULL: free */
 	uint64_t read_pos;          /* last value believed */
@@ -91,21 +103,12 @@ struct ring_consumer {
 
 /* ---- Checksums ----------------------------------------------------------------------------- */
 
-/* h->crc is 0 */
-static uint32_t record_crc(
-	const struct ring_record_header *h, const void *payload, uint32_t features)
+uint32_t ring_record_crc(const struct ring_record_header *h, const void *payload, uint32_t features)
 {
-	uint32_t crc = ring_crc32c(0, h, sizeof(*h));
+	uint32_t crc = ring_crc32c_header(h);
 	if ((features & RING_FEATURE_CRC_PAYLOAD) != 0 && h->payload_len > 0)
 		crc = ring_crc32c(crc, payload, h->payload_len);
 	return crc;
-}
-
-uint32_t ring_record_crc(const struct ring_record_header *h, const void *payload, uint32_t features)
-{
-	struct ring_record_header copy = *h;
-	copy.crc = 0;
-	return record_crc(&copy, payload, features);
 }
 
 /* ---- Small helpers ------------------------------------------------------------------------- */
@@ -268,6 +271,47 @@ static void copy_bytes(uint8_t *to, const void *from, size_t len)
 #endif
 }
 
+/* Neighbours in a header as one word. */
+static inline uint32_t pair16(uint32_t first, uint32_t second)
+{
+	return RING_LITTLE_ENDIAN ? first | second << 16 : first << 16 | second;
+}
+
+static inline uint64_t pair(uint32_t first, uint32_t second)
+{
+	return RING_LITTLE_ENDIAN ? first | (uint64_t)second << 32 : (uint64_t)first << 32 | second;
+}
+
+/* In place, and in words: what is written is read again at once, for the checksum. */
+static inline void write_header(struct ring_producer *p, header_word *at,
+	const struct ring_record *rec, size_t offset, size_t n)
+{
+	const uint32_t flags = (offset == 0 ? RING_FLAG_FIRST : 0) |
+			       (offset + n == rec->payload_len ? RING_FLAG_LAST : 0);
+	at[0] = pair((uint32_t)align8(RING_RECORD_BYTES + n), pair16(rec->type, flags));
+	INJECT();
+	at[2] = p->write_pos;
+	at[3] = pair(rec->relid, rec->timeline);
+	at[4] = pair(rec->ordinal, (uint32_t)n);
+	INJECT();
+	at[5] = pair(rec->payload_len, (uint32_t)offset);
+	at[6] = rec->lsn;
+	at[7] = rec->commit_lsn;
+	INJECT();
+	at[8] = rec->end_lsn;
+	at[9] = (uint64_t)rec->commit_time;
+	at[1] = pair(0, rec->audience);
+	INJECT();
+	at[1] = pair(ring_crc32c_header((const void *)at), rec->audience);
+	INJECT();
+}
+
+static void add_payload_crc(struct ring_record_header *h, const void *payload)
+{
+	h->crc = ring_record_crc(h, payload, RING_FEATURE_CRC_PAYLOAD);
+	INJECT();
+}
+
 /* One fragment, n bytes from offset on, with a PAD before it where the window ends. -EAGAIN: no
  * room, nothing written. */
 static inline int write_fragment(struct ring_producer *p, const struct ring_record *rec,
@@ -284,28 +328,11 @@ static inline int write_fragment(struct ring_producer *p, const struct ring_reco
 	/* First the last word, whose end is the padding: the payload then covers the rest of it. */
 	memset(at + len - 8, 0, 8);
 	INJECT();
-	struct ring_record_header h = {
-		.len = (uint32_t)len,
-		.type = rec->type,
-		.flags = (uint16_t)((offset == 0 ? RING_FLAG_FIRST : 0) |
-				    (offset + n == rec->payload_len ? RING_FLAG_LAST : 0)),
-		.audience = rec->audience,
-		.pos = p->write_pos,
-		.relid = rec->relid,
-		.timeline = rec->timeline,
-		.ordinal = rec->ordinal,
-		.payload_len = (uint32_t)n,
-		.total_len = rec->payload_len,
-		.offset = (uint32_t)offset,
-		.lsn = rec->lsn,
-		.commit_lsn = rec->commit_lsn,
-		.end_lsn = rec->end_lsn,
-		.commit_time = rec->commit_time,
-	};
-	h.crc = record_crc(&h, payload, p->features);
 	if (n > 0)
 		copy_bytes(at + RING_RECORD_BYTES, payload, n);
-	copy_bytes(at, &h, RING_RECORD_BYTES);
+	write_header(p, (header_word *)(void *)at, rec, offset, n);
+	if ((p->features & RING_FEATURE_CRC_PAYLOAD) != 0)
+		add_payload_crc((struct ring_record_header *)(void *)at, payload);
 	p->write_pos += len;
 	p->unmerged.records++;
 	p->unmerged.bytes += len;

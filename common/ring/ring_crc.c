@@ -34,8 +34,25 @@ uint32_t ring_crc32c_portable(uint32_t crc, const void *data, size_t len_bytes)
 	return ~crc;
 }
 
+uint32_t ring_crc32c_header_portable(const struct ring_record_header *h)
+{
+	struct ring_record_header copy = *h;
+	copy.crc = 0;
+	return ring_crc32c_portable(0, &copy, sizeof(copy));
+}
+
 static uint32_t (*crc_best)(
 	uint32_t crc, const void *data, size_t len_bytes) = ring_crc32c_portable;
+static uint32_t (*crc_header_best)(
+	const struct ring_record_header *h) = ring_crc32c_header_portable;
+
+/* Without the half of the header's second word that is the checksum, on a little-endian machine. */
+#define CRC_WORD 1
+#define CRC_WORD_MASK UINT64_C(0xffffffff00000000)
+/* Of a header, whatever it was written as. */
+typedef uint64_t __attribute__((may_alias)) header_word;
+_Static_assert(offsetof(struct ring_record_header, crc) == CRC_WORD * 8, "crc in its word");
+_Static_assert(sizeof(struct ring_record_header) % 8 == 0, "whole words");
 
 #if defined(__x86_64__)
 
@@ -63,6 +80,17 @@ __attribute__((target("sse4.2"))) static uint32_t crc_hardware(
 	return ~rest;
 }
 
+__attribute__((target("sse4.2"))) static uint32_t crc_header_hardware(
+	const struct ring_record_header *h)
+{
+	const header_word *words = (const void *)h;
+	uint64_t c = UINT32_MAX;
+#pragma GCC unroll 10
+	for (size_t i = 0; i < sizeof(*h) / 8; i++)
+		c = __builtin_ia32_crc32di(c, i == CRC_WORD ? words[i] & CRC_WORD_MASK : words[i]);
+	return ~(uint32_t)c;
+}
+
 #elif defined(__aarch64__) && defined(__linux__) && defined(__AARCH64EL__)
 
 #define HAVE_HARDWARE 1
@@ -73,6 +101,22 @@ static bool hardware_has_crc(void)
 	return (getauxval(AT_HWCAP) & HWCAP_CRC32_BIT) != 0;
 }
 
+static uint32_t crc_word(uint32_t crc, uint64_t word)
+{
+	__asm__(".arch_extension crc\n\tcrc32cx %w0, %w0, %x1" : "+r"(crc) : "r"(word));
+	return crc;
+}
+
+static uint32_t crc_header_hardware(const struct ring_record_header *h)
+{
+	const header_word *words = (const void *)h;
+	uint32_t crc = UINT32_MAX;
+#pragma GCC unroll 10
+	for (size_t i = 0; i < sizeof(*h) / 8; i++)
+		crc = crc_word(crc, i == CRC_WORD ? words[i] & CRC_WORD_MASK : words[i]);
+	return ~crc;
+}
+
 static uint32_t crc_hardware(uint32_t crc, const void *data, size_t len_bytes)
 {
 	const uint8_t *p = data;
@@ -80,7 +124,7 @@ static uint32_t crc_hardware(uint32_t crc, const void *data, size_t len_bytes)
 	for (; len_bytes >= 8; len_bytes -= 8, p += 8) {
 		uint64_t word;
 		memcpy(&word, p, sizeof(word));
-		__asm__(".arch_extension crc\n\tcrc32cx %w0, %w0, %x1" : "+r"(crc) : "r"(word));
+		crc = crc_word(crc, word);
 	}
 	for (; len_bytes > 0; len_bytes--, p++)
 		__asm__(".arch_extension crc\n\tcrc32cb %w0, %w0, %w1"
@@ -105,12 +149,19 @@ __attribute__((constructor)) static void crc_init(void)
 					  crc_table[0][crc_table[t - 1][i] & 0xff];
 	}
 #ifdef HAVE_HARDWARE
-	if (hardware_has_crc())
+	if (hardware_has_crc()) {
 		crc_best = crc_hardware;
+		crc_header_best = crc_header_hardware;
+	}
 #endif
 }
 
 uint32_t ring_crc32c(uint32_t crc, const void *data, size_t len_bytes)
 {
 	return crc_best(crc, data, len_bytes);
+}
+
+uint32_t ring_crc32c_header(const struct ring_record_header *h)
+{
+	return crc_header_best(h);
 }

@@ -97,8 +97,12 @@ _Static_assert(sizeof(struct ring_record_header) == 80, "record header");
 
 /* CRC-32C (Castagnoli), to be chained: start with 0. */
 uint32_t ring_crc32c(uint32_t crc, const void *data, size_t len_bytes);
-/* The same without the processor's help: for the comparison. */
+/* Of a record header as if its crc were 0. It is read in words of 8 bytes: write it so too, or the
+ * processor waits for narrower stores to reach its cache. */
+uint32_t ring_crc32c_header(const struct ring_record_header *h);
+/* Both without the processor's help: for the comparison. */
 uint32_t ring_crc32c_portable(uint32_t crc, const void *data, size_t len_bytes);
+uint32_t ring_crc32c_header_portable(const struct ring_record_header *h);
 /* What the crc word of this header must be. payload may be NULL without the feature. */
 uint32_t ring_record_crc(
 	const struct ring_record_header *h, const void *payload, uint32_t features);

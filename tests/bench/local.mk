@@ -4,6 +4,12 @@ EXTRA_PROGRAMS += tests/bench/bench_mqtt
 tests_bench_bench_mqtt_SOURCES = tests/bench/bench_mqtt.c
 tests_bench_bench_mqtt_LDADD = brokerd/libbrokerd.a $(PG_LIBS)
 
+# By hand: tests/bench/bench_publish
+EXTRA_PROGRAMS += tests/bench/bench_publish
+tests_bench_bench_publish_SOURCES = tests/bench/bench_publish.c
+tests_bench_bench_publish_LDADD = walstreamd/libwalstreamd.a $(PGWS_LIBS) $(RING_LIBS) $(PG_LIBS) \
+	-lpthread
+
 .PHONY: bench
 bench: all tests/bench/bench_mqtt$(EXEEXT)
 	$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/bench/bench_suite.py SYSTEM_RESULT=bench.xml \

@@ -559,6 +559,14 @@ static void test_checksum(void **state)
 				ring_crc32c_portable((uint32_t)len, bytes + start, len));
 	}
 	assert_int_equal(ring_crc32c_portable(0, "123456789", 9), 0xe3069283);
+	for (size_t start = 0; start < 100; start++) {
+		struct ring_record_header h;
+		memcpy(&h, bytes + start, sizeof(h));
+		uint32_t crc = ring_crc32c_header_portable(&h);
+		assert_int_equal(ring_crc32c_header(&h), crc);
+		h.crc = 0;
+		assert_int_equal(ring_crc32c_portable(0, &h, sizeof(h)), crc);
+	}
 	assert_int_equal(ring_crc32c(0, "123456789", 9), 0xe3069283);
 	assert_int_equal(ring_crc32c(ring_crc32c(0, "12345", 5), "6789", 4), 0xe3069283);
 	struct fixture f;
