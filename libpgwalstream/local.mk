@@ -12,9 +12,11 @@ PGWS_LIBS = libpgwalstream/libpgwalstream.a $(LIBPQ_LIBS) $(OPENSSL_LIBS)
 WALSTREAM_SOURCES = \
 	libpgwalstream/catalog.c \
 	libpgwalstream/command.c \
+	libpgwalstream/command_text.c \
 	libpgwalstream/copy.c \
 	libpgwalstream/decode.c \
 	libpgwalstream/pgwalstream.h \
+	libpgwalstream/slot.c \
 	libpgwalstream/stream.c \
 	libpgwalstream/stream_internal.h \
 	libpgwalstream/text.c \

@@ -15,6 +15,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+#include <poll.h>
 
 #include "libpgwalstream/stream_internal.h"
 
@@ -130,6 +133,9 @@ void pgwsi_forget_results(struct pgws_stream *s)
 	s->systemid = s->dbname = s->snapshot_name = NULL;
 	s->system = (struct pgws_system){.systemid = NULL};
 	s->consistent_point = 0;
+	PQclear(s->rows);
+	s->rows = NULL;
+	s->has_slot_info = false;
 }
 
 void pgws_stream_close(struct pgws_stream *s)
@@ -183,6 +189,9 @@ int pgws_stream_connect(struct pgws_stream *s)
 	if (s->phase != PGWS_PHASE_IDLE)
 		return PGWS_ESTATE;
 	s->error[0] = s->sqlstate[0] = 0;
+	const char *bad = pgwsi_bad_options(&s->options);
+	if (bad != NULL)
+		return pgwsi_refuse(s, PGWS_EINVAL, bad);
 	char *options = session_options(s->options.conninfo);
 	if (options == NULL)
 		return pgwsi_fail_text(s, PGWS_ENOMEM, "out of memory");
@@ -216,7 +225,7 @@ static int work_connecting(struct pgws_stream *s)
 	if (PQsetnonblocking(s->conn, 1) != 0)
 		return pgwsi_fail_conn(s);
 	if (PQserverVersion(s->conn) < 140000)
-		return pgwsi_fail_text(s, PGWS_ESERVER, "PostgreSQL 14 or later is needed");
+		return pgwsi_fail_text(s, PGWS_EUNSUPPORTED, "PostgreSQL 14 or later is needed");
 	s->phase = PGWS_PHASE_READY;
 	return 0;
 }
@@ -255,6 +264,29 @@ int pgws_stream_work(struct pgws_stream *s)
 	}
 }
 
+static int64_t now_ms(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+int pgws_stream_wait(struct pgws_stream *s, int timeout_ms)
+{
+	int64_t end = now_ms() + timeout_ms;
+	int err;
+	while ((err = pgws_stream_work(s)) == PGWS_EAGAIN) {
+		int64_t left = timeout_ms < 0 ? -1 : end - now_ms();
+		if (timeout_ms >= 0 && left <= 0)
+			return PGWS_EAGAIN;
+		struct pollfd p = {.fd = pgws_stream_fd(s)};
+		p.events = (short)((pgws_stream_wants_read(s) ? POLLIN : 0) |
+				   (pgws_stream_wants_write(s) ? POLLOUT : 0));
+		(void)poll(&p, 1, (int)left); /* interrupted: work finds nothing to do */
+	}
+	return err;
+}
+
 /* ---- Looking ----------------------------------------------------------------------------------
  */
 
@@ -282,21 +314,6 @@ bool pgws_stream_wants_write(const struct pgws_stream *s)
 	if (s->phase == PGWS_PHASE_COMMAND || s->phase == PGWS_PHASE_STREAMING)
 		return s->unflushed || s->feedback_waits;
 	return false;
-}
-
-const struct pgws_system *pgws_stream_system(const struct pgws_stream *s)
-{
-	return s->systemid != NULL ? &s->system : NULL;
-}
-
-const char *pgws_stream_snapshot_name(const struct pgws_stream *s)
-{
-	return s->snapshot_name;
-}
-
-uint64_t pgws_stream_consistent_point(const struct pgws_stream *s)
-{
-	return s->consistent_point;
 }
 
 int pgws_stream_server_version(const struct pgws_stream *s)

@@ -16,8 +16,12 @@
 enum pgwsi_command {
 	PGWSI_CMD_NONE,
 	PGWSI_CMD_IDENTIFY,
+	PGWSI_CMD_HISTORY,
+	PGWSI_CMD_QUERY,
 	PGWSI_CMD_CREATE_SLOT,
+	PGWSI_CMD_ALTER_SLOT,
 	PGWSI_CMD_DROP_SLOT,
+	PGWSI_CMD_READ_SLOT,
 	PGWSI_CMD_START,
 	PGWSI_CMD_END
 };
@@ -39,6 +43,9 @@ struct pgws_stream {
 	char *snapshot_name;
 	struct pgws_system system;
 	uint64_t consistent_point;
+	PGresult *rows; /* of a query, or a timeline's history */
+	struct pgws_slot_info slot_info;
+	bool has_slot_info;
 	char sqlstate[6];
 	char error[1024];
 };
@@ -55,9 +62,41 @@ void pgwsi_keep_error(struct pgws_stream *s, const char *text);
 int pgwsi_send_out(struct pgws_stream *s);
 void pgwsi_consume(struct pgws_stream *s);
 
+/* command_text.c: all zero is the empty text; a failure (no memory) stays in it. */
+struct pgwsi_text {
+	char *bytes;
+	size_t len, size;
+	bool failed;
+};
+void pgwsi_put(struct pgwsi_text *t, const char *text);
+void pgwsi_put_identifier(struct pgwsi_text *t, const char *name, size_t len);
+void pgwsi_put_literal(struct pgwsi_text *t, const char *text);
+/* "a,b" as the option publication_names wants it. */
+void pgwsi_put_publications(struct pgwsi_text *t, const char *list);
+void pgwsi_text_free(struct pgwsi_text *t);
+
 /* command.c */
 int pgwsi_work_command(struct pgws_stream *s);
 void pgwsi_forget_results(struct pgws_stream *s);
+/* Keeps the text and returns err; the phase stays as it is. */
+int pgwsi_refuse(struct pgws_stream *s, int err, const char *text);
+/* 0, or refused with PGWS_EUNSUPPORTED and a text: "WHAT needs PostgreSQL MAJOR or later, …". */
+int pgwsi_need_version(struct pgws_stream *s, const char *what, int major);
+/* Sends the text and frees it. */
+int pgwsi_send_command(struct pgws_stream *s, enum pgwsi_command command, struct pgwsi_text *t);
+/* Why these options make no sense on any server, or NULL. Strings must not be NULL. */
+const char *pgwsi_bad_options(const struct pgws_stream_options *o);
+/* A value by its column's name (forks of PostgreSQL add columns); NULL if there is none, or not
+ * exactly one row. */
+const char *pgwsi_value(const PGresult *res, const char *column);
+int pgwsi_copy_text(char **ret_copy, const char *text);
+/* Where a timeline was left for the next one, from the history file of a later one: 0, or
+ * PGWS_EPROTO if it did not lead there. */
+int pgwsi_timeline_end(const char *history, size_t len, uint32_t timeline, uint64_t *ret_lsn);
+
+/* slot.c */
+int pgwsi_take_created_slot(struct pgws_stream *s, const PGresult *res);
+int pgwsi_take_slot_info(struct pgws_stream *s, const PGresult *res);
 /* copy.c: the stream begins (COPY_BOTH was answered); what still comes after its end is read away
  * (0: the end is there); everything of it is let go. */
 int pgwsi_copy_begin(struct pgws_stream *s);
