@@ -15,6 +15,7 @@ WALSTREAM_SOURCES = \
 	libpgwalstream/command_text.c \
 	libpgwalstream/copy.c \
 	libpgwalstream/decode.c \
+	libpgwalstream/encode.c \
 	libpgwalstream/pgwalstream.h \
 	libpgwalstream/slot.c \
 	libpgwalstream/stream.c \

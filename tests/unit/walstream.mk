@@ -2,11 +2,14 @@
 # Unit tests: walstream
 WALSTREAM_LIBS = $(PGWS_LIBS)
 
-check_PROGRAMS += tests/unit/test_decode tests/unit/test_catalog
-TESTS += tests/unit/test_decode tests/unit/test_catalog
+check_PROGRAMS += tests/unit/test_decode tests/unit/test_encode tests/unit/test_catalog
+TESTS += tests/unit/test_decode tests/unit/test_encode tests/unit/test_catalog
 
 tests_unit_test_decode_SOURCES = tests/unit/test_decode.c tests/unit/pgoutput_samples.h
 tests_unit_test_decode_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+
+tests_unit_test_encode_SOURCES = tests/unit/test_encode.c tests/unit/helper_msg.h tests/unit/pgoutput_samples.h
+tests_unit_test_encode_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
 tests_unit_test_catalog_SOURCES = tests/unit/test_catalog.c tests/unit/pgoutput_samples.h
 tests_unit_test_catalog_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
