@@ -10,6 +10,9 @@ pkgconfig_DATA = libpgwalstream/pgwalstream.pc
 PGWS_LIBS = libpgwalstream/libpgwalstream.a $(LIBPQ_LIBS) $(OPENSSL_LIBS)
 
 WALSTREAM_SOURCES = \
+	libpgwalstream/assemble.c \
+	libpgwalstream/assemble_internal.h \
+	libpgwalstream/assemble_txn.c \
 	libpgwalstream/catalog.c \
 	libpgwalstream/command.c \
 	libpgwalstream/command_text.c \

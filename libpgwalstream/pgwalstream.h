@@ -351,6 +351,7 @@ struct pgws_assembler_counts {
 	uint64_t aborted;      /* streamed (sub)transactions aborted so far */
 	uint64_t spilled;      /* transactions that went to a file */
 	uint64_t spilled_bytes;
+	uint64_t ignored; /* StreamAborts of transactions of which nothing is known */
 };
 PGWS_API void pgws_assembler_get_counts(
 	const struct pgws_assembler *a, struct pgws_assembler_counts *ret_counts);

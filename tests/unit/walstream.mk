@@ -14,6 +14,11 @@ tests_unit_test_encode_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 tests_unit_test_catalog_SOURCES = tests/unit/test_catalog.c tests/unit/pgoutput_samples.h
 tests_unit_test_catalog_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
+check_PROGRAMS += tests/unit/test_assemble
+TESTS += tests/unit/test_assemble
+tests_unit_test_assemble_SOURCES = tests/unit/test_assemble.c tests/unit/assemble_testing.h
+tests_unit_test_assemble_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+
 check_PROGRAMS += tests/unit/test_stream.pg
 TESTS += tests/unit/test_stream.pg
 tests_unit_test_stream_pg_SOURCES = tests/unit/test_stream.c tests/unit/helper_sql.h
