@@ -2,10 +2,22 @@
 noinst_LIBRARIES += pgctl/libpgctl.a
 bin_PROGRAMS += pgctl/pgctl
 
-pgctl_libpgctl_a_CPPFLAGS = $(AM_CPPFLAGS) -DHOWDAH_SBINDIR='"$(sbindir)"'
+pgctl_libpgctl_a_CPPFLAGS = $(AM_CPPFLAGS) -DHOWDAH_SBINDIR='"$(sbindir)"' $(OPENSSL_CFLAGS)
 pgctl_libpgctl_a_SOURCES = \
 	pgctl/args.c \
 	pgctl/args.h \
+	pgctl/bench.h \
+	pgctl/bench_cert.c \
+	pgctl/bench_keeper.c \
+	pgctl/bench_load.c \
+	pgctl/bench_load.h \
+	pgctl/bench_proc.c \
+	pgctl/bench_reader.c \
+	pgctl/bench_reader.h \
+	pgctl/bench_server.c \
+	pgctl/bench_suite.c \
+	pgctl/bench_suite.h \
+	pgctl/cmd_bench_wal.c \
 	pgctl/cmd_config.c \
 	pgctl/cmd_db.c \
 	pgctl/cmd_doctor.c \
@@ -21,6 +33,6 @@ pgctl_libpgctl_a_SOURCES = \
 	# end
 
 pgctl_pgctl_SOURCES = pgctl/pgctl_main.c
-pgctl_pgctl_LDADD = pgctl/libpgctl.a $(PG_LIBS)
+pgctl_pgctl_LDADD = pgctl/libpgctl.a $(PG_LIBS) $(OPENSSL_LIBS)
 
 EXTRA_DIST += pgctl/README.md

@@ -42,6 +42,9 @@ static void put_value(struct buf *b, const json_t *v)
 	case JSON_INTEGER:
 		buf_printf(b, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
 		return;
+	case JSON_REAL:
+		buf_printf(b, "%.10g", json_real_value(v));
+		return;
 	case JSON_STRING:
 		for (const unsigned char *s = (const unsigned char *)json_string_value(v);
 			*s != '\0'; s++) {
@@ -107,7 +110,7 @@ static void table_layout(struct table *t, const struct output *o)
 			size_t width = display_width(buf_cstr(&b));
 			if (width > t->widths[c])
 				t->widths[c] = width;
-			if (value != NULL && !json_is_integer(value) && !json_is_null(value))
+			if (value != NULL && !json_is_number(value) && !json_is_null(value))
 				t->numeric[c] = false;
 			buf_free(&b);
 		}
@@ -152,7 +155,9 @@ static void write_block(struct output *o)
 void output_row(struct output *o, json_t *row)
 {
 	if (o->json) {
-		(void)json_dumpf(row, o->f, JSON_COMPACT); /* output_end looks at the stream */
+		(void)json_dumpf(row, o->f,
+			JSON_COMPACT |
+				JSON_REAL_PRECISION(12)); /* output_end looks at the stream */
 		fputc('\n', o->f);
 		return;
 	}

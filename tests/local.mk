@@ -106,6 +106,7 @@ EXTRA_DIST += \
 	tests/system/conftest.py \
 	tests/system/rawmqtt.py \
 	tests/system/suite.py \
+	tests/system/test_bench.py \
 	tests/system/test_changes.py \
 	tests/system/test_faults.py \
 	tests/system/test_pgctl.py \

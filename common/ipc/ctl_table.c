@@ -41,6 +41,9 @@ const struct ctl_command ctl_table[] = {
 		"how far publishing and acknowledging are behind the server"},
 	{"ring.status", "", ROLE_WALSTREAMD, READ,
 		"the ring: positions, free space, and each consumer"},
+	{"bench.wal", "[--all] [--events N] [--rounds N] [--transport LIST] [--bindir FOLDER]",
+		ROLE_LOCAL, READ,
+		"measure what following the WAL costs, beside pg_recvlogical and a libpq loop"},
 	{"doctor", "", ROLE_LOCAL, READ,
 		"look for what would keep the suite from working, with the statement that mends "
 		"it"},

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * The suite under measurement: see bench_suite.h.
+ *
+ * Context: the bench process.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/mem.h"
+#include "common/ipc/ctl.h"
+#include "pgctl/bench_suite.h"
+#include "pgctl/place.h"
+
+#define UP_US 60000000
+#define POLL_US 50000
+#define STOP_MS 20000
+#define WORDS_MAX 16
+
+static int write_conf(struct bench_suite *s, enum bench_transport transport, const char *path)
+{
+	char *conninfo = bench_conninfo(s->b, transport, BENCH_SUITE_DB);
+	FILE *f = fopen(path, "we");
+	bool ok = f != NULL;
+	if (ok)
+		fprintf(f,
+			"node = \"" BENCH_NODE
+			"\";\nstate_dir = \"%s/state\";\nrun_dir = \"%s/run\";\n"
+			"postgres = { mode = \"external\"; conninfo = \"%s\"; };\n"
+			"walstreamd = { enabled = true; };\nbrokerd = { enabled = true;"
+			" listeners = ( { url = \"mqtt://127.0.0.1:%d\"; } ); };\n",
+			s->b->dir, s->b->dir, conninfo, s->mqtt_port);
+	if (ok)
+		ok = fclose(f) == 0;
+	free(conninfo);
+	return ok ? PGCTL_OK
+		  : pgctl_fail(s->b->p, PGCTL_FAILED, "look for room on its disk",
+			    "cannot write %s", path);
+}
+
+static int spawn(struct bench_suite *s, const char *conf, const char *log)
+{
+	char *howdahd = place_beside("sbin/howdahd", HOWDAH_SBINDIR "/howdahd");
+	char *libexec = place_beside("libexec/howdah", HOWDAH_LIBEXECDIR);
+	char *data = place_beside("share/howdah", HOWDAH_DATADIR);
+	const char *const argv[] = {howdahd, "-f", "-c", conf, "-L", libexec, "-D", data, NULL};
+	int status = PGCTL_OK;
+	if (access(howdahd, X_OK) != 0)
+		status = pgctl_fail(s->b->p, PGCTL_FAILED, "install the package howdah completely",
+			"%s cannot be run: %s", howdahd, strerror(errno));
+	else
+		s->pid = bench_spawn(argv, log, SIGTERM, &s->b->shared->suite_pid);
+	free(howdahd);
+	free(libexec);
+	free(data);
+	return status;
+}
+
+/* ---- What it says ---------------------------------------------------------------------------- */
+
+struct answer {
+	struct bench_suite *s;
+	bool wal, broker, schema;
+	char text[256]; /* of walstreamd */
+	uint64_t published_lsn, acked_lsn;
+};
+
+static void take_status(json_t *row, void *arg)
+{
+	struct answer *a = arg;
+	const char *worker = json_string_value(json_object_get(row, "worker"));
+	const char *state = json_string_value(json_object_get(row, "state"));
+	const char *text = json_string_value(json_object_get(row, "text"));
+	pid_t pid = (pid_t)json_integer_value(json_object_get(row, "pid"));
+	bool up = state != NULL && strcmp(state, "UP") == 0;
+	if (worker != NULL && strcmp(worker, "brokerd") == 0) {
+		a->broker = up;
+		a->s->brokerd = pid;
+	} else if (worker != NULL && strcmp(worker, "walstreamd") == 0) {
+		snprintf(a->text, sizeof(a->text), "%s", text != NULL ? text : "");
+		a->wal = up && strncmp(a->text, "streaming", 9) == 0;
+		a->schema = strstr(a->text, "db init") == NULL;
+		a->s->walstreamd = pid;
+	}
+}
+
+static uint64_t parse_lsn(const char *text)
+{
+	unsigned high, low;
+	return text != NULL && sscanf(text, "%X/%X", &high, &low) == 2 ? (uint64_t)high << 32 | low
+								       : 0;
+}
+
+static void take_lag(json_t *row, void *arg)
+{
+	struct answer *a = arg;
+	const char *point = json_string_value(json_object_get(row, "point"));
+	uint64_t lsn = parse_lsn(json_string_value(json_object_get(row, "lsn")));
+	if (point != NULL && strcmp(point, "published") == 0)
+		a->published_lsn = lsn;
+	else if (point != NULL && strncmp(point, "brokerd", 7) == 0)
+		a->acked_lsn = lsn;
+}
+
+static bool call(struct bench_suite *s, const char *cmd, void (*on_row)(json_t *row, void *arg),
+	struct answer *a)
+{
+	char *path = xasprintf("%s/run/control.sock", s->b->dir);
+	struct ctl_conn *conn = NULL;
+	json_t *error = NULL;
+	bool ok =
+		ctl_connect(path, &conn) == 0 && ctl_call(conn, cmd, NULL, on_row, a, &error) == 0;
+	json_decref(error);
+	ctl_disconnect(&conn);
+	free(path);
+	return ok;
+}
+
+int bench_suite_pgctl(struct bench_suite *s, const char *const *words)
+{
+	char *socket = xasprintf("%s/run/control.sock", s->b->dir);
+	char *log = xasprintf("%s/pgctl.log", s->b->dir);
+	const char *argv[WORDS_MAX] = {"/proc/self/exe", "-s", socket};
+	size_t n = 3;
+	while (*words != NULL && n + 1 < WORDS_MAX)
+		argv[n++] = *words++;
+	argv[n] = NULL;
+	int status = PGCTL_OK;
+	if (bench_exec(argv, log) != 0) {
+		char why[400];
+		status = pgctl_fail(s->b->p, PGCTL_FAILED, "install the package howdah completely",
+			"the suite to be measured: %s", bench_tail(log, why, sizeof(why)));
+	}
+	free(socket);
+	free(log);
+	return status;
+}
+
+static int install_schema(struct bench_suite *s)
+{
+	static const char *const words[] = {"db", "init", NULL};
+	return bench_suite_pgctl(s, words);
+}
+
+static int wait_up(struct bench_suite *s, const char *log)
+{
+	uint64_t deadline = bench_now_us() + UP_US;
+	struct answer a = {.s = s};
+	int status = PGCTL_OK;
+	bool ended = false;
+	do {
+		bench_pause_us(POLL_US);
+		a = (struct answer){.s = s, .schema = true};
+		ended = bench_has_ended(s->pid);
+		if (!ended && call(s, "status", take_status, &a) && !a.schema)
+			status = install_schema(s);
+	} while (status == PGCTL_OK && !ended && !(a.wal && a.broker) && bench_now_us() < deadline);
+	if (ended) {
+		s->pid = 0;
+		atomic_store(&s->b->shared->suite_pid, 0);
+	}
+	if (status != PGCTL_OK || (a.wal && a.broker))
+		return status;
+	char why[300];
+	return pgctl_fail(s->b->p, PGCTL_FAILED, "install the package howdah completely",
+		"the suite to be measured %s: %s%s%s", ended ? "has ended" : "did not come up",
+		a.text, a.text[0] != '\0' ? "; " : "", bench_tail(log, why, sizeof(why)));
+}
+
+bool bench_suite_is_at(struct bench_suite *s, uint64_t lsn)
+{
+	struct answer a = {.s = s};
+	return call(s, "wal.lag", take_lag, &a) && a.published_lsn >= lsn && a.acked_lsn >= lsn;
+}
+
+/* ---- Life ------------------------------------------------------------------------------------ */
+
+int bench_suite_start(struct bench *b, enum bench_transport transport, struct bench_suite *s)
+{
+	*s = (struct bench_suite){.b = b, .mqtt_port = bench_free_port(), .bound_bytes = 64 << 20};
+	char *conf = xasprintf("%s/howdah.conf", b->dir), *log = xasprintf("%s/suite.log", b->dir);
+	int status = write_conf(s, transport, conf);
+	if (status == PGCTL_OK)
+		status = spawn(s, conf, log);
+	if (status == PGCTL_OK)
+		status = wait_up(s, log);
+	free(conf);
+	free(log);
+	return status;
+}
+
+void bench_suite_stop(struct bench_suite *s)
+{
+	if (s->pid == 0)
+		return;
+	bench_end(s->pid, SIGTERM, STOP_MS, NULL);
+	s->pid = 0;
+	atomic_store(&s->b->shared->suite_pid, 0);
+}
