@@ -19,6 +19,11 @@ TESTS += tests/unit/test_assemble
 tests_unit_test_assemble_SOURCES = tests/unit/test_assemble.c tests/unit/assemble_testing.h
 tests_unit_test_assemble_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
+check_PROGRAMS += tests/unit/test_capture.pg
+TESTS += tests/unit/test_capture.pg
+tests_unit_test_capture_pg_SOURCES = tests/unit/test_capture.c tests/unit/helper_sql.h
+tests_unit_test_capture_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+
 check_PROGRAMS += tests/unit/test_stream.pg
 TESTS += tests/unit/test_stream.pg
 tests_unit_test_stream_pg_SOURCES = tests/unit/test_stream.c tests/unit/helper_sql.h
