@@ -108,6 +108,7 @@ EXTRA_DIST += \
 	tests/system/suite.py \
 	tests/system/test_bench.py \
 	tests/system/test_changes.py \
+	tests/system/test_failover.py \
 	tests/system/test_faults.py \
 	tests/system/test_pgctl.py \
 	tests/system/test_postgres_worker.py \

@@ -4,8 +4,9 @@
  *
  * Context: event thread.
  *
- *   IDLE --start, create--> RESOLVING -> CONNECTING -> IDENTIFYING -+-> STARTING -> STREAMING
- *    ^                                                              '-> CREATING -> SNAPSHOT
+ *   IDLE --start, create--> RESOLVING -> CONNECTING -> IDENTIFYING (-> HISTORY)
+ *    ^                                    -+-> (ALTERING ->) STARTING -> STREAMING
+ *    |                                     '-> CREATING -> SNAPSHOT
  *    '--- error, timeout: at once;  stop: at once, or from STREAMING through ENDING ------'
  *
  * Invariants:
@@ -32,12 +33,14 @@
 #include "common/pg/pgresolve.h"
 
 #include "walstreamd/follower.h"
+#include "walstreamd/timeline.h"
 
 #define FOLLOWER_MAGIC 0x666f6c6cu
 #define PHASE_TIMEOUT_MS 30000   /* resolving, connecting, commands */
 #define CREATE_TIMEOUT_MS 600000 /* a slot waits for the transactions that run when it is made */
 #define END_TIMEOUT_MS 500
-#define ACK_DELAY_MS 50 /* acknowledgements that come in a burst share one feedback */
+#define FAILOVER_VERSION 170000 /* the first that has failover slots */
+#define ACK_DELAY_MS 50         /* acknowledgements that come in a burst share one feedback */
 #define ASKED_AGAIN_MS 2000
 #define ASKED_DELAY_MS 100
 #define SHUTDOWN_ASKED_MS 5000
@@ -64,6 +67,9 @@ struct follower {
 	uint64_t server_lsn;
 	uint64_t feedbacks;
 	uint32_t timeline;
+	uint32_t known_timeline;
+	uint64_t left_lsn; /* of known_timeline */
+	bool failover, alter_failover;
 	uint32_t feedback_ms;
 	uint64_t heard_ms;
 	uint64_t asked_since_ms, asked_last_ms; /* by keepalives in a row; 0: not */
@@ -83,7 +89,8 @@ static void on_read_on(void *arg);
 const char *follower_state_str(enum follower_state s)
 {
 	static const char *const names[FOLLOWER_STATE_COUNT] = {"idle", "resolving", "connecting",
-		"identifying", "creating the slot", "snapshot", "starting", "streaming", "ending"};
+		"identifying", "reading the history", "altering the slot", "creating the slot",
+		"snapshot", "starting", "streaming", "ending"};
 	return s < FOLLOWER_STATE_COUNT ? names[s] : "?";
 }
 
@@ -364,6 +371,50 @@ static void command(struct follower *f, enum follower_state state, int err, uint
 	watch(f);
 }
 
+static void create_slot(struct follower *f)
+{
+	struct pgws_slot_options options = PGWS_SLOT_OPTIONS_INIT;
+	options.snapshot = PGWS_SNAPSHOT_EXPORT;
+	options.failover = f->failover && pgws_stream_server_version(f->stream) >= FAILOVER_VERSION;
+	command(f, FOLLOWER_CREATING, pgws_stream_create_slot(f->stream, &options),
+		CREATE_TIMEOUT_MS);
+}
+
+static void start_stream(struct follower *f)
+{
+	command(f, FOLLOWER_STARTING, pgws_stream_start(f->stream, f->start_lsn), PHASE_TIMEOUT_MS);
+}
+
+/* The timelines are known. */
+static void after_history(struct follower *f)
+{
+	if (f->create)
+		create_slot(f);
+	else if (f->alter_failover && pgws_stream_server_version(f->stream) >= FAILOVER_VERSION)
+		command(f, FOLLOWER_ALTERING,
+			pgws_stream_alter_slot(f->stream, NULL, f->failover, -1), PHASE_TIMEOUT_MS);
+	else
+		start_stream(f);
+}
+
+static void identified(struct follower *f)
+{
+	f->timeline = pgws_stream_system(f->stream)->timeline;
+	if (f->known_timeline != 0 && f->known_timeline < f->timeline)
+		command(f, FOLLOWER_HISTORY, pgws_stream_timeline_history(f->stream, f->timeline),
+			PHASE_TIMEOUT_MS);
+	else
+		after_history(f);
+}
+
+static void read_history(struct follower *f)
+{
+	size_t len = 0;
+	const char *text = pgws_stream_text(f->stream, &len);
+	if (text != NULL)
+		f->left_lsn = timeline_left(text, len, f->known_timeline);
+}
+
 /* The phase of the library ended well: what comes next. */
 static void next_step(struct follower *f)
 {
@@ -372,17 +423,16 @@ static void next_step(struct follower *f)
 		command(f, FOLLOWER_IDENTIFYING, pgws_stream_identify(f->stream), PHASE_TIMEOUT_MS);
 		break;
 	case FOLLOWER_IDENTIFYING:
-		f->timeline = pgws_stream_system(f->stream)->timeline;
-		if (f->create)
-			command(f, FOLLOWER_CREATING,
-				pgws_stream_create_slot(f->stream,
-					&(struct pgws_slot_options){
-						.size = sizeof(struct pgws_slot_options),
-						.snapshot = PGWS_SNAPSHOT_EXPORT}),
-				CREATE_TIMEOUT_MS);
-		else
-			command(f, FOLLOWER_STARTING, pgws_stream_start(f->stream, f->start_lsn),
-				PHASE_TIMEOUT_MS);
+		identified(f);
+		break;
+	case FOLLOWER_HISTORY:
+		read_history(f);
+		after_history(f);
+		break;
+	case FOLLOWER_ALTERING:
+		log_info("wal.failover", "slot %s: standbys %s", f->slot,
+			f->failover ? "keep it too from now on" : "need not keep it any more");
+		start_stream(f);
 		break;
 	case FOLLOWER_CREATING:
 		set_state(f, FOLLOWER_SNAPSHOT);
@@ -462,10 +512,27 @@ static void begin(struct follower *f)
 	f->no_more_answers = false;
 	f->full = false;
 	f->slot_busy = false;
+	f->left_lsn = 0;
 	f->text[0] = '\0';
 	set_state(f, FOLLOWER_RESOLVING);
 	ev_timer_start(&f->phase_timer, PHASE_TIMEOUT_MS);
 	f->resolve = pgresolve_start(f->loop, f->conninfo, extra, on_resolved, f);
+}
+
+void follower_set_timeline(struct follower *f, uint32_t known_timeline)
+{
+	f->known_timeline = known_timeline;
+}
+
+void follower_set_failover(struct follower *f, bool wanted, bool alter)
+{
+	f->failover = wanted;
+	f->alter_failover = alter;
+}
+
+uint64_t follower_left_lsn(const struct follower *f)
+{
+	return f->left_lsn;
 }
 
 bool follower_slot_busy(const struct follower *f)

@@ -51,6 +51,8 @@ enum follower_state {
 	FOLLOWER_RESOLVING,
 	FOLLOWER_CONNECTING,
 	FOLLOWER_IDENTIFYING,
+	FOLLOWER_HISTORY,  /* asks where the server left the timeline that we knew */
+	FOLLOWER_ALTERING, /* the slot's failover property */
 	FOLLOWER_CREATING,
 	FOLLOWER_SNAPSHOT, /* the slot is made, its snapshot in use */
 	FOLLOWER_STARTING,
@@ -63,6 +65,10 @@ enum follower_state {
 struct follower *follower_new(struct ev_loop *loop, const struct follower_options *options,
 	const struct follower_ops *ops, void *arg);
 void follower_free(struct follower **f);
+/* IDLE only, for the next start: the timeline that is followed so far, 0: none; whether standbys
+ * should keep the slot too (17+, ignored before), and whether it has to be told so. */
+void follower_set_timeline(struct follower *f, uint32_t known_timeline);
+void follower_set_failover(struct follower *f, bool wanted, bool alter);
 /* IDLE only. */
 void follower_create_slot(struct follower *f);
 /* IDLE only: stream from the slot's confirmed position. sender_timeout_ms: the server's
@@ -77,6 +83,8 @@ void follower_resume(struct follower *f);
 void follower_acked(struct follower *f);
 enum follower_state follower_get_state(const struct follower *f);
 const char *follower_state_str(enum follower_state s);
+/* Where the server left the timeline of follower_set_timeline; 0: it did not, or nobody knows. */
+uint64_t follower_left_lsn(const struct follower *f);
 /* In on_stopped: the slot is still in use by another session, most likely our own last one. */
 bool follower_slot_busy(const struct follower *f);
 /* The position that the last feedback carried; the server's end as last heard. */

@@ -9,6 +9,8 @@ walstreamd_libwalstreamd_a_SOURCES = \
 	walstreamd/publisher.h \
 	walstreamd/registrar.c \
 	walstreamd/registrar.h \
+	walstreamd/timeline.c \
+	walstreamd/timeline.h \
 	walstreamd/walstreamd.c \
 	walstreamd/walstreamd.h \
 	# end

@@ -20,7 +20,9 @@
  *      cannot go back), higher would trust a memory that died.
  *   4. Records of a transaction carry its commit LSN and time from BEGIN on; I, U, D, T and M are
  *      numbered from 1.
- *   5. While a record waits for room nothing else is written; RING_STREAM goes before it.
+ *   5. While a record waits for room nothing else is written; gaps and RING_STREAM go before it.
+ *   6. While a gap is not told, a consumer's acknowledged position begins below the gap's end: only
+ *      the consumer itself can say that it knows.
  *
  * GRANT's from_lsn is flush_lsn, 0 before the first stream: it is at or below the confirmed
  * position that RING_STREAM announces, and RING_STREAM, which comes before any record that counts,
@@ -49,6 +51,7 @@
 #define PUBLISHER_MAGIC 0x7075626cu
 /* The safety net of the sleep protocol: look again although nobody woke us. */
 #define LOOK_AGAIN_MS 1000
+#define PUBLISHER_GAPS_MAX 16
 
 MEM_TYPE(mem_publisher, "wal publisher");
 
@@ -97,6 +100,13 @@ struct publisher {
 	int64_t commit_time;
 	uint32_t ordinal;
 	uint32_t timeline;
+
+	/* Gaps that not everybody has acknowledged, oldest first; payloads owned. */
+	struct ring_record gaps[PUBLISHER_GAPS_MAX];
+	char *gap_reasons[PUBLISHER_GAPS_MAX];
+	size_t n_gaps, next_gap; /* next_gap: to be written into the ring */
+	uint32_t left_timeline;  /* see publisher_begin; of the present timeline */
+	uint64_t left_lsn;
 
 	struct ring_record begin;   /* RING_STREAM that waits for room; type 0: none */
 	struct ring_record waiting; /* type 0: nothing waits */
@@ -177,6 +187,14 @@ static int grant(struct publisher *p, const struct consumer *c)
 	return err;
 }
 
+/* Invariant 6. */
+static uint64_t below_gap(const struct publisher *p, uint64_t lsn)
+{
+	if (p->n_gaps == 0 || lsn < p->gaps[p->n_gaps - 1].end_lsn)
+		return lsn;
+	return p->gaps[p->n_gaps - 1].end_lsn - 1;
+}
+
 /* Takes the descriptors over in any case. */
 static const char *let_in(struct publisher *p, size_t id, int cursor_fd, int data_event)
 {
@@ -188,7 +206,7 @@ static const char *let_in(struct publisher *p, size_t id, int cursor_fd, int dat
 		close(data_event);
 		return "its cursor cannot be mapped";
 	}
-	c->acked_lsn = p->flush_lsn; /* invariant 3 */
+	c->acked_lsn = below_gap(p, p->flush_lsn); /* invariant 3 */
 	err = ring_producer_add(p->ring, (unsigned)id, cursor, c->acked_lsn);
 	ASSERT(err == 0); /* the id is free and in range */
 	c->cursor = cursor;
@@ -377,13 +395,29 @@ static int write_record(
 	return err;
 }
 
+/* Gaps and RING_STREAM. */
+static int write_beginning(struct publisher *p)
+{
+	size_t offset = 0;
+	if (p->begin.type == 0)
+		return 0;
+	for (; p->next_gap < p->n_gaps; p->next_gap++, offset = 0) {
+		/* Short: all of it or nothing. */
+		if (write_record(p, &p->gaps[p->next_gap], p->gap_reasons[p->next_gap], &offset) !=
+			0)
+			return -EAGAIN;
+	}
+	if (write_record(p, &p->begin, NULL, &offset) != 0)
+		return -EAGAIN;
+	p->begin.type = 0;
+	return 0;
+}
+
 /* What waits, as far as it goes. */
 static int write_waiting(struct publisher *p)
 {
-	size_t none = 0;
-	if (p->begin.type != 0 && write_record(p, &p->begin, NULL, &none) != 0)
+	if (write_beginning(p) != 0)
 		return -EAGAIN;
-	p->begin.type = 0;
 	if (p->waiting.type != 0 &&
 		write_record(p, &p->waiting, p->waiting_payload, &p->waiting_offset) != 0)
 		return -EAGAIN;
@@ -433,43 +467,100 @@ bool publisher_is_full(const struct publisher *p)
 	return p->waiting.type != 0 || p->begin.type != 0;
 }
 
-/* The server goes another way from here (a failover, a recovery to an earlier point): what was
- * acknowledged does not count any more, and a cursor cannot go back. So its owner attaches anew. */
-static void leave_timeline(struct publisher *p)
+/* ---- Gaps ----------------------------------------------------------------------------------- */
+
+static void drop_gaps(struct publisher *p)
 {
+	for (size_t i = 0; i < p->n_gaps; i++)
+		free(p->gap_reasons[i]);
+	p->n_gaps = p->next_gap = 0;
+}
+
+void publisher_set_gaps(struct publisher *p, const struct publisher_gap *gaps, size_t n)
+{
+	OBJ_CHECK(p, PUBLISHER_MAGIC);
+	ASSERT(n <= PUBLISHER_GAPS_MAX);
+	drop_gaps(p);
+	for (size_t i = 0; i < n; i++) {
+		p->gaps[i] = (struct ring_record){.type = RING_GAP,
+			.audience = RING_TO_ALL,
+			.timeline = gaps[i].timeline,
+			.payload_len = (uint32_t)strlen(gaps[i].reason),
+			.lsn = gaps[i].from_lsn,
+			.end_lsn = gaps[i].to_lsn,
+			.commit_time = gaps[i].at};
+		p->gap_reasons[i] = xstrdup(gaps[i].reason);
+	}
+	p->n_gaps = n;
+}
+
+bool publisher_gaps_told(struct publisher *p)
+{
+	OBJ_CHECK(p, PUBLISHER_MAGIC);
+	if (p->n_gaps == 0 || p->next_gap < p->n_gaps || p->begin.type != 0)
+		return false;
+	refresh(p);
+	for (size_t i = 0; i < N_CONSUMERS; i++) {
+		const struct consumer *c = &p->consumers[i];
+		if (c->enabled && c->acked_lsn < p->gaps[p->n_gaps - 1].end_lsn)
+			return false;
+	}
+	drop_gaps(p);
+	return true;
+}
+
+/* ---- Streams -------------------------------------------------------------------------------- */
+
+/* The server goes another way from here (a failover, a recovery to an earlier point): what was
+ * acknowledged beyond does not count any more, and a cursor cannot go back. So its owner attaches
+ * anew. */
+static void leave_timeline(struct publisher *p, const struct publisher_begin *b)
+{
+	uint64_t kept = b->left_timeline == p->timeline ? b->left_lsn : 0;
+	refresh(p);
 	for (size_t i = 0; i < N_CONSUMERS; i++) {
 		struct consumer *c = &p->consumers[i];
-		c->acked_lsn = 0;
+		if (c->acked_lsn > kept)
+			c->acked_lsn = kept;
 		if (!c->attached)
 			continue;
 		drop_consumer(p, i);
 		refuse(p, c->role, "the server is on another timeline; it has to attach again");
 		p->ops.on_detached(p->arg);
 	}
-	p->flush_lsn = 0;
+	if (p->flush_lsn > kept)
+		p->flush_lsn = kept;
 }
 
-void publisher_begin(struct publisher *p, uint64_t confirmed_lsn, uint32_t timeline)
+void publisher_begin(struct publisher *p, const struct publisher_begin *b)
 {
 	OBJ_CHECK(p, PUBLISHER_MAGIC);
 	publisher_end(p);
 	pgws_catalog_reset(p->catalog);
-	if (p->timeline != 0 && p->timeline != timeline)
-		leave_timeline(p);
-	p->timeline = timeline;
+	if (p->timeline != 0 && p->timeline != b->timeline)
+		leave_timeline(p, b);
+	if (p->timeline != b->timeline) {
+		p->left_timeline = b->left_timeline;
+		p->left_lsn = b->left_lsn;
+	}
+	p->timeline = b->timeline;
+	const uint64_t confirmed_lsn = b->confirmed_lsn;
 	if (confirmed_lsn > p->flush_lsn)
 		p->flush_lsn = confirmed_lsn; /* invariant 2 */
 	/* Nothing beyond it is in flight any more: it all comes again. */
 	p->received_lsn = p->published_lsn = confirmed_lsn;
 	for (size_t i = 0; i < N_CONSUMERS; i++) {
-		if (p->consumers[i].acked_lsn < confirmed_lsn)
-			p->consumers[i].acked_lsn = confirmed_lsn;
+		if (p->consumers[i].acked_lsn < below_gap(p, confirmed_lsn))
+			p->consumers[i].acked_lsn = below_gap(p, confirmed_lsn);
 	}
+	p->next_gap = 0;
 	p->keepalive_lsn = 0;
 	p->begin = (struct ring_record){.type = RING_STREAM,
 		.audience = RING_TO_ALL,
-		.timeline = timeline,
-		.commit_lsn = confirmed_lsn};
+		.timeline = p->timeline,
+		.relid = p->left_timeline,
+		.commit_lsn = confirmed_lsn,
+		.lsn = p->left_lsn};
 	if (publisher_continue(p) == 0)
 		publisher_publish(p);
 }
@@ -541,6 +632,11 @@ uint64_t publisher_flush_lsn(struct publisher *p)
 	if (min > p->flush_lsn)
 		p->flush_lsn = min;
 	return p->flush_lsn;
+}
+
+uint32_t publisher_timeline(const struct publisher *p)
+{
+	return p->timeline;
 }
 
 uint64_t publisher_published_lsn(const struct publisher *p)
@@ -631,6 +727,7 @@ void publisher_free(struct publisher **pp)
 	OBJ_CHECK(p, PUBLISHER_MAGIC);
 	for (size_t i = 0; i < N_CONSUMERS; i++)
 		drop_consumer(p, i);
+	drop_gaps(p);
 	ev_io_stop(&p->space_io);
 	ev_timer_stop(&p->look_again);
 	ring_producer_free(&p->ring);

@@ -46,10 +46,29 @@ size_t publisher_attached(const struct publisher *p);
 /* Somebody is there to read, or nobody is expected. */
 bool publisher_wants_stream(const struct publisher *p);
 
-/* A stream begins at the slot's confirmed position: forgets half a message and what relations were
- * announced, writes RING_STREAM (before anything else, as soon as there is room). On another
- * timeline than before everybody has to attach again. */
-void publisher_begin(struct publisher *p, uint64_t confirmed_lsn, uint32_t timeline);
+/* A stream as it begins: at the slot's confirmed position. */
+struct publisher_begin {
+	uint64_t confirmed_lsn;
+	uint32_t timeline;
+	uint32_t left_timeline; /* that the server was on before, as far as we know; 0: unknown */
+	uint64_t left_lsn;      /* where it left that; 0: unknown */
+};
+
+/* What has to be told before the next stream: RING_GAP's fields and why. Copied. Replaces what was
+ * said before. */
+struct publisher_gap {
+	uint64_t from_lsn, to_lsn;
+	uint32_t timeline;
+	int64_t at;
+	const char *reason;
+};
+void publisher_set_gaps(struct publisher *p, const struct publisher_gap *gaps, size_t n);
+/* Gaps wait for being told, and everybody has acknowledged them: forgets them. */
+bool publisher_gaps_told(struct publisher *p);
+/* Forgets half a message and what relations were announced, writes the gaps and RING_STREAM (before
+ * anything else, as soon as there is room). On another timeline than before everybody has to attach
+ * again. */
+void publisher_begin(struct publisher *p, const struct publisher_begin *b);
 /* The stream ended: drops what is left of a message that did not fit. */
 void publisher_end(struct publisher *p);
 /*
@@ -70,6 +89,7 @@ void publisher_publish(struct publisher *p);
 /* Up to here all enabled consumers are done: what the slot may be moved to. Never goes back on
  * one timeline; 0 before the first stream. */
 uint64_t publisher_flush_lsn(struct publisher *p);
+uint32_t publisher_timeline(const struct publisher *p);
 uint64_t publisher_published_lsn(const struct publisher *p);
 uint64_t publisher_received_lsn(const struct publisher *p);
 /* A text for the status while the ring is full: who is behind; NULL if it is not. */

@@ -6,10 +6,12 @@
  *
  * A check is one pass over the server, one query at a time:
  *
- *   SERVER -> NODE -> PUBLICATIONS (-> CREATE PUBLICATION) -> SLOT -> ready
+ *   SERVER -> NODE -> PUBLICATIONS (-> CREATE PUBLICATION) -> SLOT -> GAPS -> ready
  *                                                              |-> leftover: DROP, then
- *                                                              '-> CREATE: on_create_slot, then
- *                                                                  snapshot transaction -> SLOT
+ *                                                              |-> CREATE: on_create_slot, then
+ *                                                              |   snapshot transaction -> SLOT
+ *                                                              '-> lost: wait for a person, or
+ *                                                                  note the gap -> SERVER
  *   any step --not yet--> WAITING --timer--> SERVER
  *
  * Order of creation: schema, publications, slot. A slot needs its publications at every LSN that it
@@ -20,12 +22,17 @@
  *      slot's consistent point, in the slot's own snapshot. NULL means: what there is of a slot is
  *      half-made and may be dropped.
  *   2. With slot_lsn set no slot is ever made: one that is missing, invalidated, or of another
- * server is LOST, and stays so until somebody removes the node's row.
- *   3. on_ready names a position only while no walsender uses the slot, and we hold the node's
+ * server is LOST, and stays so until somebody removes the node's row; or, if the configuration says
+ * "recreate" (but not for another server), until slot_lsn is set to NULL in the transaction that
+ * writes the open gap down (howdah.gap). The transaction that sets slot_lsn again closes it.
+ *   3. A gap is given to on_ready's reader (registrar_gaps) until registrar_gaps_told is stored.
+ *   4. on_ready names a position only while no walsender uses the slot, and we hold the node's
  * lock: nobody but us can move it.
  *
  * On crash: before the slot exists: nothing happened. Between slot and COMMIT: slot_lsn is NULL,
- * the slot is dropped by the next start. After COMMIT: a later start.
+ * the slot is dropped by the next start. After COMMIT: a later start. The same holds for a slot
+ * that was lost: before the gap is noted it is found lost again, after it the next start goes on as
+ * a first start does, with the gap still open.
  */
 #include "config.h"
 
@@ -66,7 +73,11 @@ struct registrar {
 	bool checking; /* a pass is under way, or its timer runs */
 	bool creating; /* waiting for the follower's slot */
 	bool ready;
-	bool first_start; /* slot_lsn is NULL */
+	bool first_start;        /* slot_lsn is NULL */
+	uint32_t timeline;       /* the server's */
+	uint32_t known_timeline; /* the node's, when it was last seen */
+	struct registrar_gap gaps[REGISTRAR_GAPS_MAX];
+	size_t n_gaps;
 	bool looking;
 	bool freed;
 	uint32_t sender_timeout_ms;
@@ -94,6 +105,7 @@ static void step_server(struct registrar *r);
 static void step_node(struct registrar *r);
 static void step_publications(struct registrar *r);
 static void step_slot(struct registrar *r);
+static void step_gaps(struct registrar *r);
 
 /* ---- Passes --------------------------------------------------------------------------------- */
 
@@ -140,6 +152,7 @@ static const char *remedy(const char *sqlstate)
 		{"42501", "; grant it, or let another role do it: see pgctl doctor"},
 		{"42883", "; the schema is older than this build: run pgctl db upgrade"},
 		{"42P01", "; the schema is older than this build: run pgctl db upgrade"},
+		{"42703", "; the schema is older than this build: run pgctl db upgrade"},
 	};
 	for (size_t i = 0; sqlstate != NULL && i < ARRAY_LEN(remedies); i++) {
 		if (strcmp(remedies[i].sqlstate, sqlstate) == 0)
@@ -186,6 +199,11 @@ static uint64_t lsn_of(const char *value)
 	return value != NULL && pgws_lsn_parse(value, &lsn) == 0 ? lsn : 0;
 }
 
+static uint32_t number_of(const char *value)
+{
+	return value != NULL ? (uint32_t)strtoul(value, NULL, 10) : 0;
+}
+
 static void on_server(PGresult *res, void *arg)
 {
 	struct registrar *r;
@@ -193,7 +211,12 @@ static void on_server(PGresult *res, void *arg)
 	if (!usable(r, res, "look at the server"))
 		return;
 	const char *wal_level = field(res, 2);
-	r->sender_timeout_ms = (uint32_t)strtoul(field(res, 3), NULL, 10);
+	r->sender_timeout_ms = number_of(field(res, 3));
+	/* The first eight digits of a segment's name; NULL on a standby. */
+	char timeline[9] = "0";
+	if (field(res, 4) != NULL)
+		snprintf(timeline, sizeof(timeline), "%s", field(res, 4));
+	r->timeline = (uint32_t)strtoul(timeline, NULL, 16);
 	if (is_true(field(res, 1)))
 		trouble(r, WAIT_MS,
 			"the server is a standby, waiting for its promotion; a conninfo "
@@ -216,18 +239,50 @@ static void step_server(struct registrar *r)
 	ask(r,
 		"SELECT to_regclass('howdah.node') IS NOT NULL, pg_is_in_recovery(), "
 		"current_setting('wal_level'), "
-		"(SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout')",
+		"(SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'), "
+		"CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_lsn()) END",
 		0, NULL, on_server);
 }
 
 /* ---- The node's row -------------------------------------------------------------------------- */
 
-static void lost(struct registrar *r, const char *why)
+static void lost_for_good(struct registrar *r, const char *why)
 {
 	trouble(r, WAIT_LOST_MS,
 		"slot %s is lost: %s. Changes since then are missing; pgctl node remove %s gives "
 		"them up and begins anew",
 		r->slot, why, r->d->node);
+}
+
+static void on_lost_noted(PGresult *res, void *arg)
+{
+	struct registrar *r;
+	OBJ_CAST(r, arg, REGISTRAR_MAGIC);
+	if (usable(r, res, "write down what is missing"))
+		step_server(r);
+}
+
+/* The slot is gone, or what there is of it cannot be used. slot_lsn: its own confirmed position, or
+ * 0. */
+static void lost(struct registrar *r, const char *why, uint64_t slot_lsn)
+{
+	if (strcmp(conf_str(r->d->conf, "walstreamd.lost_slot"), "recreate") != 0) {
+		trouble(r, WAIT_LOST_MS,
+			"slot %s is lost: %s. Changes since then are missing; pgctl node remove %s "
+			"gives them up and begins anew, walstreamd.lost_slot = \"recreate\" makes "
+			"a new slot and reports the gap",
+			r->slot, why, r->d->node);
+		return;
+	}
+	char acked_text[18], slot_text[18];
+	uint64_t acked = r->ops.get_acked(r->timeline, r->arg);
+	pgws_lsn_str(acked, acked_text);
+	pgws_lsn_str(slot_lsn, slot_text);
+	log_error("wal.slot_lost", "slot %s is lost: %s; making a new one, changes are missing",
+		r->slot, why);
+	const char *const values[] = {r->d->node, acked_text, slot_text, why};
+	ask(r, "SELECT howdah.slot_lost($1::text, ARRAY[$2::pg_lsn, $3::pg_lsn], $4::text)", 4,
+		values, on_lost_noted);
 }
 
 static void on_node(PGresult *res, void *arg)
@@ -259,8 +314,9 @@ static void on_node(PGresult *res, void *arg)
 	}
 	r->have_lock = true;
 	r->first_start = slot_lsn == NULL;
+	r->known_timeline = number_of(field(res, 5));
 	if (!r->first_start && (system == NULL || server == NULL || strcmp(system, server) != 0))
-		lost(r, "the database was moved to another server");
+		lost_for_good(r, "the database was moved to another server");
 	else
 		step_publications(r);
 }
@@ -269,8 +325,11 @@ static void step_node(struct registrar *r)
 {
 	const char *const values[] = {
 		r->d->node, r->d->instance, r->slot, r->have_lock ? "t" : "f"};
-	ask(r, "SELECT * FROM howdah.node_register($1::text, $2::text, $3::text, $4::boolean)", 4,
-		values, on_node);
+	ask(r,
+		"SELECT r.*, n.confirmed_timeline "
+		"FROM howdah.node_register($1::text, $2::text, $3::text, $4::boolean) r "
+		"LEFT JOIN howdah.node n ON n.name = $1::text",
+		4, values, on_node);
 }
 
 /* ---- Publications ---------------------------------------------------------------------------- */
@@ -323,16 +382,20 @@ static void step_publications(struct registrar *r)
 
 #define SLOT_QUERY                                                                                 \
 	"SELECT s.active_pid, s.plugin = 'pgoutput' AND s.database = current_database(), "         \
-	"s.wal_status, coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), "                      \
+	"s.wal_status, coalesce(to_jsonb(s) ->> 'invalidation_reason', "                           \
+	"CASE WHEN to_jsonb(s) ->> 'conflicting' = 'true' THEN 'conflicting' END, ''), "           \
 	"s.confirmed_flush_lsn, s.restart_lsn, pg_current_wal_lsn(), "                             \
-	"pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint "                            \
+	"pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.safe_wal_size, "          \
+	"coalesce(to_jsonb(s) ->> 'failover', 'false') "                                           \
 	"FROM pg_replication_slots s WHERE s.slot_name = $1::text"
 
 static void remember_slot(struct registrar *r, const PGresult *res)
 {
-	const char *status = field(res, 2), *retained = field(res, 7);
+	const char *status = field(res, 2), *retained = field(res, 7), *safe = field(res, 8);
 	r->last = (struct registrar_slot){
 		.known = true,
+		.failover = is_true(field(res, 9)),
+		.safe_wal_bytes = safe != NULL ? strtoll(safe, NULL, 10) : -1,
 		.confirmed_lsn = lsn_of(field(res, 4)),
 		.restart_lsn = lsn_of(field(res, 5)),
 		.server_lsn = lsn_of(field(res, 6)),
@@ -411,7 +474,30 @@ static void slot_is_foreign(struct registrar *r)
 			"uses it",
 			r->slot);
 	else
-		lost(r, "a slot of this name belongs to another database or plugin");
+		lost_for_good(r, "a slot of this name belongs to another database or plugin");
+}
+
+/* What the server's word for it means, and the setting behind it. */
+static const char *invalidation_text(const char *reason)
+{
+	static const struct {
+		const char *reason;
+		const char *text;
+	} texts[] = {
+		{"wal_removed", "the server removed WAL that it still needed "
+				"(max_slot_wal_keep_size)"},
+		{"rows_removed", "the server removed rows of the catalogue that it still needed "
+				 "(hot_standby_feedback was off while the server was a standby)"},
+		{"wal_level_insufficient", "the server ran with a wal_level below logical"},
+		{"idle_timeout", "nobody used it for too long (idle_replication_slot_timeout)"},
+		{"conflicting", "it was in conflict with the server's recovery "
+				"(hot_standby_feedback was off while the server was a standby)"},
+	};
+	for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+		if (strcmp(texts[i].reason, reason) == 0)
+			return texts[i].text;
+	}
+	return reason;
 }
 
 static void on_slot(PGresult *res, void *arg)
@@ -422,8 +508,10 @@ static void on_slot(PGresult *res, void *arg)
 		return;
 	bool exists = PQntuples(res) == 1;
 	if (!exists && !r->first_start) {
-		lost(r, "this server does not have it (it was dropped, or a failover went without "
-			"it)");
+		lost(r,
+			"this server does not have it (it was dropped, or a failover went without "
+			"it)",
+			0);
 		return;
 	}
 	/* Slots belong to the whole server: this one may be another suite's, of the same node name.
@@ -444,17 +532,84 @@ static void on_slot(PGresult *res, void *arg)
 	const char *invalid = field(res, 3);
 	remember_slot(r, res);
 	if (invalid[0] != '\0')
-		lost(r, invalid);
+		lost(r, invalidation_text(invalid), r->last.confirmed_lsn);
 	else if (strcmp(r->last.wal_status, "lost") == 0)
-		lost(r, "the server removed WAL that it still needed (max_slot_wal_keep_size)");
+		lost(r, invalidation_text("wal_removed"), r->last.confirmed_lsn);
 	else
-		slot_is_ready(r);
+		step_gaps(r);
 }
 
 static void step_slot(struct registrar *r)
 {
 	const char *const values[] = {r->slot};
 	ask(r, SLOT_QUERY, 1, values, on_slot);
+}
+
+/* ---- Gaps ------------------------------------------------------------------------------------ */
+
+static void on_gaps(PGresult *res, void *arg)
+{
+	struct registrar *r;
+	OBJ_CAST(r, arg, REGISTRAR_MAGIC);
+	if (!usable(r, res, "look for gaps"))
+		return;
+	r->n_gaps = 0;
+	for (int i = 0; i < PQntuples(res); i++) {
+		struct registrar_gap *g = &r->gaps[r->n_gaps++];
+		*g = (struct registrar_gap){
+			.id = strtoll(PQgetvalue(res, i, 0), NULL, 10),
+			.from_lsn = lsn_of(PQgetvalue(res, i, 1)),
+			.to_lsn = lsn_of(PQgetvalue(res, i, 2)),
+			.timeline = number_of(PQgetvalue(res, i, 3)),
+			.at = strtoll(PQgetvalue(res, i, 4), NULL, 10),
+		};
+		snprintf(g->reason, sizeof(g->reason), "%s", PQgetvalue(res, i, 5));
+	}
+	slot_is_ready(r);
+}
+
+/* The newest ones, oldest first. */
+static void step_gaps(struct registrar *r)
+{
+	const char *const values[] = {r->d->node};
+	_Static_assert(REGISTRAR_GAPS_MAX == 16, "the query's limit");
+	ask(r,
+		"SELECT * FROM (SELECT id, from_lsn, to_lsn, timeline, "
+		"((extract(epoch FROM at) - 946684800) * 1000000)::bigint, reason "
+		"FROM howdah.gap WHERE node = $1::text AND to_lsn IS NOT NULL AND told_at IS NULL "
+		"ORDER BY id DESC LIMIT 16) g ORDER BY id",
+		1, values, on_gaps);
+}
+
+const struct registrar_gap *registrar_gaps(const struct registrar *r, size_t *ret_n)
+{
+	*ret_n = r->n_gaps;
+	return r->gaps;
+}
+
+static void on_told(PGresult *res, void *arg)
+{
+	char error[400];
+	(void)arg;
+	if (res != NULL && PQresultStatus(res) != PGRES_COMMAND_OK)
+		log_warning("wal.gap_told",
+			"cannot write down that a gap is known: %s; it will be told again",
+			pg_result_error(res, error, sizeof(error)));
+}
+
+void registrar_gaps_told(struct registrar *r)
+{
+	OBJ_CHECK(r, REGISTRAR_MAGIC);
+	if (r->n_gaps == 0)
+		return;
+	char id[24];
+	snprintf(id, sizeof(id), "%lld", (long long)r->gaps[r->n_gaps - 1].id);
+	const char *const values[] = {r->d->node, id};
+	r->n_gaps = 0;
+	ask(r,
+		"UPDATE howdah.gap SET told_at = now() WHERE node = $1::text AND id <= $2::bigint "
+		"AND to_lsn IS NOT NULL AND told_at IS NULL",
+		2, values, on_told);
 }
 
 /* ---- First start: the snapshot transaction --------------------------------------------------- */
@@ -483,19 +638,24 @@ static void on_snapshot_end(PGresult *res, void *arg)
 		wait_ms(r, 0);
 }
 
-void registrar_slot_created(
-	struct registrar *r, uint64_t lsn, uint32_t timeline, const char *snapshot)
+void registrar_slot_created(struct registrar *r, uint64_t lsn, uint32_t timeline,
+	const char *snapshot, uint64_t acked_lsn)
 {
 	OBJ_CHECK(r, REGISTRAR_MAGIC);
 	if (!r->creating)
 		return; /* the connection broke meanwhile; the next pass cleans up */
-	char text[18], tli[12];
+	char text[18], acked[18], tli[12];
 	char *set = xasprintf("SET TRANSACTION SNAPSHOT '%s'", snapshot);
 	snprintf(tli, sizeof(tli), "%u", (unsigned)timeline);
 	const char *const values[] = {r->d->node, pgws_lsn_str(lsn, text), tli};
+	const char *const known[] = {r->d->node, pgws_lsn_str(acked_lsn, acked)};
 	const struct pgconn_query queries[] = {
 		{.sql = "BEGIN ISOLATION LEVEL REPEATABLE READ"},
 		{.sql = set},
+		{.sql = "UPDATE howdah.gap SET from_lsn = $2::pg_lsn WHERE node = $1::text "
+			"AND to_lsn IS NULL AND from_lsn < $2::pg_lsn",
+			.n_params = 2,
+			.values = known},
 		{.sql = "SELECT howdah.slot_created($1::text, $2::pg_lsn, $3::int)",
 			.n_params = 3,
 			.values = values},
@@ -503,7 +663,7 @@ void registrar_slot_created(
 	};
 	int err = 0;
 	for (size_t i = 0; i < ARRAY_LEN(queries) && err == 0; i++)
-		err = pgconn_query(r->conn, &queries[i], i == 2 || i == 1 ? on_stored : NULL, r);
+		err = pgconn_query(r->conn, &queries[i], i >= 1 && i <= 3 ? on_stored : NULL, r);
 	if (err == 0)
 		err = pgconn_sync(r->conn, on_snapshot_end, r);
 	/* If a step of it failed, COMMIT was passed over: the session must not stay in there. */
@@ -567,6 +727,23 @@ static void on_seen(PGresult *res, void *arg)
 		registrar_check(r);
 }
 
+/* That we live, and up to where everything is acknowledged: where a gap would begin. */
+static void note_seen(struct registrar *r)
+{
+	char lsn[18], tli[12];
+	snprintf(tli, sizeof(tli), "%u", (unsigned)r->timeline);
+	const char *const values[] = {r->d->node, r->d->instance, tli,
+		pgws_lsn_str(r->ops.get_acked(r->timeline, r->arg), lsn)};
+	ask(r,
+		"UPDATE howdah.node SET seen_at = now(), "
+		"confirmed_lsn = CASE WHEN $4::pg_lsn > '0/0' THEN $4::pg_lsn ELSE confirmed_lsn "
+		"END, "
+		"confirmed_timeline = CASE WHEN $4::pg_lsn > '0/0' THEN $3::int "
+		"ELSE confirmed_timeline END "
+		"WHERE name = $1::text AND instance = $2::text",
+		4, values, on_seen);
+}
+
 static void on_monitor(void *arg)
 {
 	struct registrar *r;
@@ -575,14 +752,8 @@ static void on_monitor(void *arg)
 		return;
 	ev_timer_start(&r->monitor, MONITOR_MS);
 	registrar_look(r);
-	if (++r->rounds % SEEN_EVERY == 0) {
-		const char *const values[] = {r->d->node, r->d->instance};
-		ask(r,
-			"UPDATE howdah.node SET seen_at = now() WHERE name = $1::text AND instance "
-			"= "
-			"$2::text",
-			2, values, on_seen);
-	}
+	if (++r->rounds % SEEN_EVERY == 0)
+		note_seen(r);
 }
 
 /* ---- Connection ------------------------------------------------------------------------------ */
@@ -679,4 +850,14 @@ bool registrar_is_ready(const struct registrar *r)
 uint32_t registrar_sender_timeout_ms(const struct registrar *r)
 {
 	return r->sender_timeout_ms;
+}
+
+uint32_t registrar_known_timeline(const struct registrar *r)
+{
+	return r->known_timeline;
+}
+
+const struct registrar_slot *registrar_slot(const struct registrar *r)
+{
+	return &r->last;
 }

@@ -10,6 +10,7 @@
 #define WALSTREAMD_REGISTRAR_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "common/ipc/daemon.h"
@@ -19,13 +20,26 @@ struct registrar;
 /* The server's side of the positions, as last looked at. */
 struct registrar_slot {
 	bool known;
+	bool failover; /* the slot is kept by standbys too (17+) */
 	uint64_t server_lsn, restart_lsn, confirmed_lsn;
 	uint64_t retained_bytes;
-	char wal_status[16]; /* reserved extended unreserved lost */
+	int64_t safe_wal_bytes; /* may be written before the slot can be lost; -1: no limit */
+	char wal_status[16];    /* reserved extended unreserved lost */
 };
 
+/* Changes that a lost slot took with it: transactions that end in (from, to]. */
+struct registrar_gap {
+	int64_t id;
+	uint64_t from_lsn, to_lsn;
+	uint32_t timeline;
+	int64_t at; /* microseconds since 2000-01-01 */
+	char reason[240];
+};
+#define REGISTRAR_GAPS_MAX 16
+
 struct registrar_ops {
-	/* A check ended well: the slot is there, nobody uses it, and it stands here. */
+	/* A check ended well: the slot is there, nobody uses it, and it stands here. What
+	 * registrar_gaps holds has to be told before anything else. */
 	void (*on_ready)(uint64_t confirmed_lsn, void *arg);
 	/* First start: make the slot, then call registrar_slot_created or _failed. */
 	void (*on_create_slot)(void *arg);
@@ -35,6 +49,8 @@ struct registrar_ops {
 	void (*on_trouble)(const char *text, bool lost_connection, void *arg);
 	/* No sense in trying again: another instance, or a refusal that a retry will not change. */
 	void (*on_config_error)(const char *text, void *arg);
+	/* Up to where everything on this timeline is known to be acknowledged; 0: not known. */
+	uint64_t (*get_acked)(uint32_t timeline, void *arg);
 	/* Answer to registrar_look, and what the monitor saw. slot NULL: no answer. */
 	void (*on_look)(const struct registrar_slot *slot, void *arg);
 };
@@ -47,13 +63,22 @@ void registrar_free(struct registrar **r);
 void registrar_start(struct registrar *r);
 /* Checks again: on_ready or on_trouble follows. Merged with a check that is under way. */
 void registrar_check(struct registrar *r);
-void registrar_slot_created(
-	struct registrar *r, uint64_t lsn, uint32_t timeline, const char *snapshot);
+/* acked_lsn: what get_acked would say now that more may be known of the timelines; 0: nothing. */
+void registrar_slot_created(struct registrar *r, uint64_t lsn, uint32_t timeline,
+	const char *snapshot, uint64_t acked_lsn);
 void registrar_slot_failed(struct registrar *r, const char *why);
 /* Asks for the server's positions now: on_look follows. */
 void registrar_look(struct registrar *r);
 /* Connected, registered, slot in order. */
 bool registrar_is_ready(const struct registrar *r);
+/* Gaps that not everybody knows of, oldest first; valid until the next check. */
+const struct registrar_gap *registrar_gaps(const struct registrar *r, size_t *ret_n);
+/* Everybody knows of them: the next check finds none. */
+void registrar_gaps_told(struct registrar *r);
+/* The timeline that was followed when the node was last seen; 0: unknown. */
+uint32_t registrar_known_timeline(const struct registrar *r);
+/* As last looked at. */
+const struct registrar_slot *registrar_slot(const struct registrar *r);
 /* The server's wal_sender_timeout in milliseconds; 0: off or unknown. */
 uint32_t registrar_sender_timeout_ms(const struct registrar *r);
 

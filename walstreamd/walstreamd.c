@@ -117,12 +117,47 @@ static void set_trouble(struct walstreamd *w, const char *text)
 
 /* ---- What follows from what ----------------------------------------------------------------- */
 
+/* What the readers have to be told before the next stream. */
+static void take_gaps(struct walstreamd *w)
+{
+	size_t n;
+	const struct registrar_gap *from = registrar_gaps(w->registrar, &n);
+	struct publisher_gap gaps[REGISTRAR_GAPS_MAX];
+	for (size_t i = 0; i < n; i++) {
+		gaps[i] = (struct publisher_gap){
+			.from_lsn = from[i].from_lsn,
+			.to_lsn = from[i].to_lsn,
+			.timeline = from[i].timeline,
+			.at = from[i].at,
+			.reason = from[i].reason,
+		};
+	}
+	publisher_set_gaps(w->publisher, gaps, n);
+}
+
+/* The timeline that we are on: of the last stream of this life, else of the last one that was
+ * noted. */
+static uint32_t known_timeline(const struct walstreamd *w)
+{
+	uint32_t timeline = publisher_timeline(w->publisher);
+	return timeline != 0 ? timeline : registrar_known_timeline(w->registrar);
+}
+
+static void prepare_follower(struct walstreamd *w)
+{
+	bool failover = conf_bool(w->d->conf, "walstreamd.failover_slot");
+	follower_set_timeline(w->follower, known_timeline(w));
+	follower_set_failover(
+		w->follower, failover, registrar_slot(w->registrar)->failover != failover);
+}
+
 static void drive(struct walstreamd *w)
 {
 	if (w->draining || w->retry.active || follower_get_state(w->follower) != FOLLOWER_IDLE)
 		return;
 	if (w->create_wanted) {
 		w->create_wanted = false;
+		prepare_follower(w);
 		follower_create_slot(w->follower);
 	} else if (publisher_wants_stream(w->publisher)) {
 		registrar_check(w->registrar);
@@ -151,9 +186,12 @@ static void reg_on_ready(uint64_t confirmed_lsn, void *arg)
 	bool wanted = !w->draining && publisher_wants_stream(w->publisher);
 	if (!wanted)
 		w->trouble[0] = '\0'; /* else it stays until the stream really begins */
-	if (wanted && follower_get_state(w->follower) == FOLLOWER_IDLE)
+	if (wanted && follower_get_state(w->follower) == FOLLOWER_IDLE) {
+		take_gaps(w);
+		prepare_follower(w);
 		follower_start(
 			w->follower, confirmed_lsn, registrar_sender_timeout_ms(w->registrar));
+	}
 	update_status(w);
 }
 
@@ -237,11 +275,37 @@ static void pub_on_room(void *arg)
 	follower_resume(w->follower);
 }
 
+static void note_told(struct walstreamd *w)
+{
+	if (!publisher_gaps_told(w->publisher))
+		return;
+	log_info("wal.gap_told", "slot howdah_%s: every reader knows of the gap", w->d->node);
+	registrar_gaps_told(w->registrar);
+}
+
 static void pub_on_acked(void *arg)
 {
 	struct walstreamd *w;
 	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
 	follower_acked(w->follower);
+	note_told(w);
+}
+
+/* Up to where both the present timeline and the one that we followed have everything acknowledged.
+ */
+static uint64_t acked_on(struct walstreamd *w, uint32_t timeline, uint64_t left_lsn)
+{
+	uint64_t acked = publisher_flush_lsn(w->publisher);
+	if (publisher_timeline(w->publisher) == timeline)
+		return acked;
+	return acked < left_lsn ? acked : left_lsn;
+}
+
+static uint64_t reg_get_acked(uint32_t timeline, void *arg)
+{
+	struct walstreamd *w;
+	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	return acked_on(w, timeline, 0);
 }
 
 static void fol_on_slot_created(uint64_t lsn, uint32_t timeline, const char *snapshot, void *arg)
@@ -251,7 +315,8 @@ static void fol_on_slot_created(uint64_t lsn, uint32_t timeline, const char *sna
 	char text[18];
 	log_info("wal.slot_created", "slot howdah_%s begins at %s", w->d->node,
 		pgws_lsn_str(lsn, text));
-	registrar_slot_created(w->registrar, lsn, timeline, snapshot);
+	registrar_slot_created(w->registrar, lsn, timeline, snapshot,
+		acked_on(w, timeline, follower_left_lsn(w->follower)));
 }
 
 static void fol_on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
@@ -263,7 +328,13 @@ static void fol_on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 		pgws_lsn_str(from_lsn, text), (unsigned)timeline);
 	stats_add(w->d->stats, WAL_STAT_STREAMS, 1);
 	w->trouble[0] = '\0';
-	publisher_begin(w->publisher, from_lsn, timeline);
+	const struct publisher_begin begin = {
+		.confirmed_lsn = from_lsn,
+		.timeline = timeline,
+		.left_timeline = known_timeline(w),
+		.left_lsn = follower_left_lsn(w->follower),
+	};
+	publisher_begin(w->publisher, &begin);
 	update_status(w);
 }
 
@@ -442,6 +513,7 @@ static void on_tick(void *arg)
 	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
 	struct stats *s = w->d->stats;
 	ev_timer_start(&w->tick, TICK_MS);
+	note_told(w);
 	publisher_update_stats(w->publisher);
 	stats_set(s, WAL_STAT_RETAINED_BYTES, w->slot.known ? w->slot.retained_bytes : 0);
 	uint64_t server = follower_server_lsn(w->follower);
@@ -458,6 +530,7 @@ static const struct registrar_ops registrar_ops = {
 	.on_snapshot_used = reg_on_snapshot_used,
 	.on_trouble = reg_on_trouble,
 	.on_config_error = reg_on_config_error,
+	.get_acked = reg_get_acked,
 	.on_look = reg_on_look,
 };
 

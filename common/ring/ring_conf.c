@@ -58,5 +58,21 @@ const struct conf_row ring_conf_rows[] = {
 		.reload = CONF_LIVE,
 		.help = "warn when the server has to keep so much WAL for this node",
 	},
+	{
+		.path = "walstreamd.lost_slot",
+		.type = CONF_ENUM,
+		.choices = "stop|recreate",
+		.def = "stop",
+		.reload = CONF_LIVE,
+		.help = "what to do when the slot is lost: stop and say so, or make a new one and "
+			"report what is missing",
+	},
+	{
+		.path = "walstreamd.failover_slot",
+		.type = CONF_BOOL,
+		.def = "true",
+		.reload = CONF_LIVE,
+		.help = "let standbys keep the slot too, where the server can (PostgreSQL 17 on)",
+	},
 	{.path = NULL},
 };

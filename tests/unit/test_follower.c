@@ -25,6 +25,7 @@
 #include "common/base/mem.h"
 #include "tests/unit/helper_sql.h"
 #include "walstreamd/follower.h"
+#include "walstreamd/timeline.h"
 
 #define SLOT "howdah_follower"
 #define SILENCE_MS 1500
@@ -291,6 +292,28 @@ static void test_shutdown(void **state)
 	follower_free(&f);
 }
 
+/* A history file's lines, good and bad. */
+static void test_timeline_left(void **state)
+{
+	(void)state;
+	static const char history[] = "# comment\n1\t0/3000000\tno recovery target specified\n"
+				      "\nx\t0/1\n2\t16/B374D848\n4 nonsense\n5\t0/7";
+	const size_t len = sizeof(history) - 1;
+	assert_true(timeline_left(history, len, 1) == 0x3000000);
+	assert_true(timeline_left(history, len, 2) == UINT64_C(0x16B374D848));
+	assert_true(timeline_left(history, len, 3) == 0);
+	assert_true(timeline_left(history, len, 4) == 0);
+	assert_true(timeline_left(history, len, 5) == 7);
+	assert_true(timeline_left(history, 0, 1) == 0);
+	/* Not a byte beyond the end is looked at. */
+	assert_true(timeline_left(history, strlen("# comment\n1\t0/3"), 1) == 3);
+	char line[300];
+	memset(line, ' ', sizeof(line));
+	memcpy(line, "1", 1);
+	memcpy(line + 290, "0/9", 3);
+	assert_true(timeline_left(line, sizeof(line), 1) == 0);
+}
+
 int main(void)
 {
 	log_init("test_follower", LOG_LEVEL_ERROR);
@@ -307,6 +330,7 @@ int main(void)
 		TEST(test_silence),
 		TEST(test_feedback_while_full),
 		TEST(test_no_publication),
+		cmocka_unit_test(test_timeline_left),
 		cmocka_unit_test_setup(test_shutdown, setup),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
