@@ -47,7 +47,8 @@ struct open_txn {
 struct pgws_assembler {
 	struct pgwsi_store store;
 	struct pgws_catalog *catalog;
-	bool keep_prepared;
+	struct pgwsi_keep *keep;        /* NULL: prepared transactions are refused */
+	struct pgws_catalog *announced; /* PREPARING: what the transaction's own messages say */
 	enum where where;
 	bool in_transaction;      /* as seen by the caller */
 	bool in_transaction_next; /* when the pending change has been taken */
@@ -60,7 +61,7 @@ struct pgws_assembler {
 	uint8_t *copy;                     /* of a message whose xid had to be taken out */
 	size_t copy_size;
 
-	struct pgwsi_txn *current; /* STREAMED, PREPARING */
+	struct pgwsi_txn *current; /* STREAMED: one of open; PREPARING: owned */
 	struct open_txn *open[BUCKETS];
 	uint64_t n_open;
 
@@ -246,6 +247,36 @@ static int give_outside(struct pgws_assembler *a, const struct pgws_event *ev)
 	return err;
 }
 
+/* A Relation message of what the catalogue knows; bytes are the caller's to free. */
+static int encode_relation(const struct pgws_relation *rel, uint8_t **ret_bytes, size_t *ret_len)
+{
+	struct pgws_msg m = {.type = PGWS_RELATION};
+	m.u.relation.relid = rel->relid;
+	m.u.relation.nspname = rel->nspname;
+	m.u.relation.relname = rel->relname;
+	m.u.relation.replident = rel->replident;
+	*ret_bytes = NULL;
+	int64_t size = pgws_encode_relation_columns(rel->columns, rel->n_columns, NULL, 0, &m);
+	uint8_t *columns = malloc(size > 0 ? (size_t)size : 1);
+	if (columns == NULL)
+		return PGWS_ENOMEM;
+	int err = PGWS_ENOMEM;
+	if (pgws_encode_relation_columns(rel->columns, rel->n_columns, columns, (size_t)size, &m) ==
+		size) {
+		int64_t len = pgws_encode(&m, false, NULL, 0);
+		uint8_t *bytes = len > 0 ? malloc((size_t)len) : NULL;
+		if (bytes != NULL && pgws_encode(&m, false, bytes, (size_t)len) == len) {
+			*ret_bytes = bytes;
+			*ret_len = (size_t)len;
+			err = 0;
+		} else {
+			free(bytes);
+		}
+	}
+	free(columns);
+	return err;
+}
+
 /* ---- messages ---- */
 
 static int on_begin(struct pgws_assembler *a, const struct pgws_event *ev)
@@ -283,18 +314,61 @@ static int buffer(struct pgws_assembler *a, const struct pgws_event *ev)
 	return err != 0 ? fail(a, err) : 0;
 }
 
+static int keep_relation(struct pgws_assembler *a, uint32_t relid)
+{
+	const struct pgws_relation *rel = pgws_catalog_find(a->announced, relid);
+	if (rel != NULL)
+		return 0;
+	rel = pgws_catalog_find(a->catalog, relid);
+	if (rel == NULL)
+		return fail_unknown(a, &a->change, relid);
+	uint8_t *bytes;
+	size_t len;
+	struct pgws_msg m;
+	int err = encode_relation(rel, &bytes, &len);
+	if (err == 0) {
+		struct pgwsi_record head = {.subxid = a->current->xid, .data = bytes, .len = len};
+		err = pgwsi_txn_append(&a->store, a->current, &head, NULL, 0);
+	}
+	if (err == 0 && pgws_decode(bytes, len, false, &m) == 0)
+		err = pgws_catalog_learn(a->announced, &m);
+	free(bytes);
+	return err != 0 ? fail(a, err) : 0;
+}
+
+/* Between b and P. The server takes a Relation that it said here, or before, as known from then on:
+ * so it is learnt and given out at once, and the transaction keeps one of every relation that it
+ * names, as it may be given out in a later session that is told others. */
+static int on_prepared_part(struct pgws_assembler *a, const struct pgws_event *ev)
+{
+	const struct pgws_msg *m = &a->change.msg;
+	int err = 0;
+	a->change.lsn = ev->start_lsn;
+	a->change.xid = a->current->xid;
+	if (m->type == PGWS_INSERT || m->type == PGWS_UPDATE || m->type == PGWS_DELETE)
+		err = keep_relation(a, m->u.change.relid);
+	for (uint32_t i = 0; m->type == PGWS_TRUNCATE && err == 0 && i < m->u.truncate.n_relids;
+		i++)
+		err = keep_relation(a, pgws_truncate_relid(m, i));
+	if (m->type == PGWS_RELATION && pgws_catalog_learn(a->announced, m) != 0) {
+		pgwsi_store_fail(&a->store, PGWS_ENOMEM, "out of memory");
+		err = fail(a, PGWS_ENOMEM);
+	}
+	if (err == 0)
+		err = buffer(a, ev);
+	if (err == 0 && (m->type == PGWS_RELATION || m->type == PGWS_TYPE))
+		err = give_outside(a, ev);
+	return err;
+}
+
 /* R Y O I U D T and a transactional M: part of the transaction that we are in. */
 static int on_part(struct pgws_assembler *a, const struct pgws_event *ev)
 {
 	struct pgws_change *c = &a->change;
 	if (a->where == STREAMED)
 		return buffer(a, ev);
-	if (a->where == PREPARING) {
-		int err = buffer(a, ev);
-		if (err == 0 && (c->msg.type == PGWS_RELATION || c->msg.type == PGWS_TYPE))
-			err = give_outside(a, ev);
-		return err;
-	}
+	if (a->where == PREPARING)
+		return on_prepared_part(a, ev);
 	c->lsn = ev->start_lsn;
 	int err = resolve(a, c);
 	if (err != 0)
@@ -387,6 +461,101 @@ static int on_stream_commit(struct pgws_assembler *a, const struct pgws_event *e
 	return 0;
 }
 
+static int not_kept(struct pgws_assembler *a)
+{
+	pgwsi_store_fail(&a->store, PGWS_ESTATE,
+		"the server sends prepared transactions, which are not kept; set keep_prepared, or "
+		"use a slot without two_phase");
+	return fail(a, PGWS_ESTATE);
+}
+
+static int on_begin_prepare(struct pgws_assembler *a, const struct pgws_event *ev)
+{
+	if (a->keep == NULL)
+		return not_kept(a);
+	a->current = pgwsi_txn_new(&a->store, a->change.msg.u.prepare.xid);
+	if (a->current == NULL) {
+		pgwsi_store_fail(&a->store, PGWS_ENOMEM, "out of memory");
+		return fail(a, PGWS_ENOMEM);
+	}
+	a->current->begin_lsn = ev->start_lsn;
+	a->where = PREPARING;
+	pgws_catalog_reset(a->announced);
+	return 0;
+}
+
+/* t is kept by the message's gid; it is freed here. */
+static int keep(struct pgws_assembler *a, struct pgwsi_txn *t)
+{
+	int err = pgwsi_keep_write(&a->store, a->keep, t, &a->change.msg);
+	pgwsi_txn_free(&a->store, &t);
+	return err != 0 ? fail(a, err) : 0;
+}
+
+static int on_prepare(struct pgws_assembler *a, const struct pgws_event *ev)
+{
+	struct pgwsi_txn *t = a->current;
+	if (a->change.msg.u.prepare.xid != t->xid)
+		return fail_proto(a, ev, "another transaction than the one that began");
+	a->current = NULL;
+	a->where = OUTSIDE;
+	return keep(a, t);
+}
+
+static int on_stream_prepare(struct pgws_assembler *a, const struct pgws_event *ev)
+{
+	if (a->keep == NULL)
+		return not_kept(a);
+	struct pgwsi_txn *t = take_open(a, a->change.msg.u.prepare.xid);
+	if (t == NULL)
+		return fail_proto(a, ev, "the prepare of a transaction that was not streamed");
+	return keep(a, t);
+}
+
+static int on_commit_prepared(struct pgws_assembler *a, const struct pgws_event *ev)
+{
+	if (a->keep == NULL)
+		return not_kept(a);
+	const struct pgws_msg *m = &a->change.msg;
+	struct pgwsi_kept *e =
+		pgwsi_keep_find(a->keep, m->u.prepare.gid, m->u.prepare.xid, m->u.prepare.lsn);
+	if (e == NULL) {
+		char lsn[18];
+		(void)ev;
+		pgwsi_store_fail(&a->store, PGWS_EPROTO,
+			"COMMIT PREPARED of transaction %u at %s, but nothing is kept under its "
+			"gid "
+			"(\"%.200s\"): it was prepared before the slot had two_phase "
+			"(two_phase_at), or "
+			"it was kept in another folder than %s",
+			m->u.prepare.xid, pgws_lsn_str(m->u.prepare.lsn, lsn), m->u.prepare.gid,
+			a->store.dir);
+		return fail(a, PGWS_EPROTO);
+	}
+	struct pgwsi_txn *t = NULL;
+	int err = pgwsi_keep_end(&a->store, a->keep, e, m->u.prepare.end_lsn);
+	if (err == 0)
+		err = pgwsi_keep_read(&a->store, e, &t);
+	if (err != 0)
+		return fail(a, err);
+	begin_giving(a, t, m->u.prepare.lsn, m->u.prepare.end_lsn, m->u.prepare.time);
+	return 0;
+}
+
+/* One that is not known may come: what was prepared before the slot had two_phase. */
+static int on_rollback_prepared(struct pgws_assembler *a, const struct pgws_event *ev)
+{
+	(void)ev;
+	if (a->keep == NULL)
+		return not_kept(a);
+	const struct pgws_msg *m = &a->change.msg;
+	struct pgwsi_kept *e = pgwsi_keep_find(a->keep, m->u.rollback_prepared.gid,
+		m->u.rollback_prepared.xid, m->u.rollback_prepared.prepare_end_lsn);
+	int err = e != NULL ? pgwsi_keep_end(&a->store, a->keep, e, m->u.rollback_prepared.end_lsn)
+			    : 0;
+	return err != 0 ? fail(a, err) : 0;
+}
+
 #define IN(where) (1U << (where))
 #define ANYWHERE (IN(OUTSIDE) | IN(ORDINARY) | IN(STREAMED) | IN(PREPARING))
 #define INSIDE (IN(ORDINARY) | IN(STREAMED) | IN(PREPARING))
@@ -409,6 +578,11 @@ static const struct {
 	[PGWS_STREAM_STOP] = {on_stream_stop, IN(STREAMED)},
 	[PGWS_STREAM_COMMIT] = {on_stream_commit, IN(OUTSIDE)},
 	[PGWS_STREAM_ABORT] = {on_stream_abort, ANYWHERE},
+	[PGWS_BEGIN_PREPARE] = {on_begin_prepare, IN(OUTSIDE)},
+	[PGWS_PREPARE] = {on_prepare, IN(PREPARING)},
+	[PGWS_STREAM_PREPARE] = {on_stream_prepare, IN(OUTSIDE)},
+	[PGWS_COMMIT_PREPARED] = {on_commit_prepared, IN(OUTSIDE)},
+	[PGWS_ROLLBACK_PREPARED] = {on_rollback_prepared, IN(OUTSIDE)},
 };
 
 int pgws_assembler_put(struct pgws_assembler *a, const struct pgws_event *ev)
@@ -527,6 +701,20 @@ int pgws_assembler_next(struct pgws_assembler *a, struct pgws_change *ret_change
 
 /* ---- life ---- */
 
+/* Why pgws_assembler_new failed: there is nothing else to keep it in. */
+static _Thread_local char new_error[PGWSI_ERROR_BYTES];
+
+static int open_dir(struct pgwsi_store *s, const char *dir)
+{
+	s->dir = strdup(dir);
+	if (s->dir == NULL)
+		return pgwsi_store_fail(s, PGWS_ENOMEM, "out of memory");
+	s->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (s->dir_fd < 0)
+		return pgwsi_store_fail_errno(s, "cannot open %s", dir);
+	return 0;
+}
+
 int pgws_assembler_new(const struct pgws_assembler_options *options, struct pgws_assembler **ret_a)
 {
 	struct pgws_assembler_options o = PGWS_ASSEMBLER_OPTIONS_INIT;
@@ -535,26 +723,24 @@ int pgws_assembler_new(const struct pgws_assembler_options *options, struct pgws
 	memcpy(&o, options, options->size);
 	if (o.file_limit == 0 ? o.memory_limit == 0 || o.keep_prepared : o.dir == NULL)
 		return PGWS_EINVAL;
+	new_error[0] = 0;
 	struct pgws_assembler *a = calloc(1, sizeof(*a));
 	if (a == NULL)
 		return PGWS_ENOMEM;
 	a->store.dir_fd = -1;
 	a->store.memory_limit = o.memory_limit;
 	a->store.file_limit = o.file_limit;
-	a->keep_prepared = o.keep_prepared;
-	int err = PGWS_ENOMEM;
 	a->catalog = pgws_catalog_new(NULL, NULL);
-	if (a->catalog != NULL)
-		err = 0;
-	if (err == 0 && o.file_limit != 0) {
-		a->store.dir = strdup(o.dir);
-		a->store.dir_fd = open(o.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		if (a->store.dir == NULL)
-			err = PGWS_ENOMEM;
-		else if (a->store.dir_fd < 0)
-			err = PGWS_EIO;
-	}
+	a->announced = pgws_catalog_new(NULL, NULL);
+	int err = 0;
+	if (a->catalog == NULL || a->announced == NULL)
+		err = pgwsi_store_fail(&a->store, PGWS_ENOMEM, "out of memory");
+	if (err == 0 && o.file_limit != 0)
+		err = open_dir(&a->store, o.dir);
+	if (err == 0 && o.keep_prepared)
+		err = pgwsi_keep_open(&a->store, &a->keep);
 	if (err != 0) {
+		memcpy(new_error, a->store.error, sizeof(new_error));
 		pgws_assembler_free(&a);
 		return err;
 	}
@@ -572,6 +758,8 @@ static void forget(struct pgws_assembler *a)
 		}
 	}
 	pgwsi_txn_free(&a->store, &a->given);
+	if (a->where == PREPARING)
+		pgwsi_txn_free(&a->store, &a->current);
 	a->current = NULL;
 	a->giving = GIVE_NOTHING;
 	a->where = OUTSIDE;
@@ -593,7 +781,9 @@ void pgws_assembler_free(struct pgws_assembler **a)
 		return;
 	int saved = errno;
 	forget(*a);
+	pgwsi_keep_close(&(*a)->store, &(*a)->keep);
 	pgws_catalog_free(&(*a)->catalog);
+	pgws_catalog_free(&(*a)->announced);
 	if ((*a)->store.dir_fd >= 0)
 		(void)close((*a)->store.dir_fd); /* read only: nothing to lose */
 	free((*a)->store.dir);
@@ -601,6 +791,11 @@ void pgws_assembler_free(struct pgws_assembler **a)
 	free(*a);
 	*a = NULL;
 	errno = saved;
+}
+
+int pgws_assembler_confirmed(struct pgws_assembler *a, uint64_t lsn)
+{
+	return a->keep != NULL ? pgwsi_keep_confirmed(&a->store, a->keep, lsn) : 0;
 }
 
 /* ---- questions ---- */
@@ -620,7 +815,8 @@ void pgws_assembler_get_counts(
 {
 	*ret_counts = (struct pgws_assembler_counts){
 		.open = a->n_open,
-		.memory_bytes = a->store.memory,
+		.prepared = pgwsi_keep_count(a->keep),
+		.memory_bytes = a->store.memory + pgwsi_keep_memory(a->keep),
 		.file_bytes = a->store.files,
 		.streamed = a->streamed,
 		.aborted = a->aborted,
@@ -632,5 +828,5 @@ void pgws_assembler_get_counts(
 
 const char *pgws_assembler_error(const struct pgws_assembler *a)
 {
-	return a->store.error;
+	return a != NULL ? a->store.error : new_error;
 }

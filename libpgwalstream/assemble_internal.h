@@ -84,5 +84,37 @@ int pgwsi_txn_truncate(
  * first read. 0, PGWS_EAGAIN at the end, PGWS_EIO, PGWS_ENOMEM. */
 int pgwsi_txn_read(
 	struct pgwsi_store *s, struct pgwsi_txn *t, struct pgwsi_record *ret_record) PGWS_MUST;
+/* All its bytes in order, as they stand in a file, to sink, which returns 0 or an error that ends
+ * it. Reads through buf. */
+int pgwsi_txn_copy(struct pgwsi_store *s, struct pgwsi_txn *t,
+	int (*sink)(void *arg, const void *data, size_t len), void *arg, void *buf,
+	size_t size) PGWS_MUST;
+/* PGWS_ELIMIT unless n more bytes may be in files. */
+int pgwsi_store_reserve(struct pgwsi_store *s, uint32_t xid, uint64_t n) PGWS_MUST;
+
+/* What is kept by gid. */
+struct pgwsi_keep;
+struct pgwsi_kept;
+/* Locks the store's folder and loads what it holds. 0, PGWS_EIO, PGWS_ENOMEM. */
+int pgwsi_keep_open(struct pgwsi_store *s, struct pgwsi_keep **ret_k) PGWS_MUST;
+void pgwsi_keep_close(struct pgwsi_store *s, struct pgwsi_keep **k);
+/* Writes t under the gid of the message (P or p); it is on disk when this returns 0. PGWS_EIO,
+ * PGWS_ELIMIT, PGWS_ENOMEM, PGWS_EPROTO. */
+int pgwsi_keep_write(struct pgwsi_store *s, struct pgwsi_keep *k, struct pgwsi_txn *t,
+	const struct pgws_msg *prepare) PGWS_MUST;
+/* NULL if none is kept. before: the end of its PREPARE is at or before this. */
+struct pgwsi_kept *pgwsi_keep_find(
+	struct pgwsi_keep *k, const char *gid, uint32_t xid, uint64_t before);
+/* It ended there: kept until that is confirmed. 0, PGWS_EIO. */
+int pgwsi_keep_end(struct pgwsi_store *s, struct pgwsi_keep *k, struct pgwsi_kept *e,
+	uint64_t ended_lsn) PGWS_MUST;
+/* To be read from its start; the caller's. 0, PGWS_EIO, PGWS_ENOMEM. */
+int pgwsi_keep_read(
+	struct pgwsi_store *s, const struct pgwsi_kept *e, struct pgwsi_txn **ret_txn) PGWS_MUST;
+/* Removes what ended at or before lsn. 0, PGWS_EIO. */
+int pgwsi_keep_confirmed(struct pgwsi_store *s, struct pgwsi_keep *k, uint64_t lsn) PGWS_MUST;
+/* Not ended; bytes of memory for all. */
+uint64_t pgwsi_keep_count(const struct pgwsi_keep *k);
+size_t pgwsi_keep_memory(const struct pgwsi_keep *k);
 
 #endif

@@ -189,8 +189,7 @@ static int open_file(struct pgwsi_store *s, struct pgwsi_txn *t)
 	return 0;
 }
 
-/* Room for n more bytes in files. */
-static int reserve_file(struct pgwsi_store *s, const struct pgwsi_txn *t, uint64_t n)
+int pgwsi_store_reserve(struct pgwsi_store *s, uint32_t xid, uint64_t n)
 {
 	if (s->file_limit == 0)
 		return pgwsi_store_fail(s, PGWS_ELIMIT,
@@ -203,7 +202,7 @@ static int reserve_file(struct pgwsi_store *s, const struct pgwsi_txn *t, uint64
 			"open transactions need more than file_limit (%llu bytes) in %s, the last "
 			"of "
 			"them is %u; raise file_limit, or split the transaction",
-			(unsigned long long)s->file_limit, s->dir, t->xid);
+			(unsigned long long)s->file_limit, s->dir, xid);
 	return 0;
 }
 
@@ -235,7 +234,7 @@ static int write_at(
 /* Everything of t in memory goes to its file. */
 static int spill(struct pgwsi_store *s, struct pgwsi_txn *t)
 {
-	if (reserve_file(s, t, t->len - t->file_len) != 0)
+	if (pgwsi_store_reserve(s, t->xid, t->len - t->file_len) != 0)
 		return PGWS_ELIMIT;
 	if (t->fd < 0 && open_file(s, t) != 0)
 		return PGWS_EIO;
@@ -258,7 +257,7 @@ static int append_to_file(struct pgwsi_store *s, struct pgwsi_txn *t, struct iov
 	size_t len = iov[0].iov_len + iov[1].iov_len + iov[2].iov_len;
 	int err = t->first != NULL ? spill(s, t) : 0;
 	if (err == 0)
-		err = reserve_file(s, t, len);
+		err = pgwsi_store_reserve(s, t->xid, len);
 	if (err == 0 && t->fd < 0)
 		err = open_file(s, t);
 	if (err == 0)
@@ -464,13 +463,40 @@ int pgwsi_txn_truncate(struct pgwsi_store *s, struct pgwsi_txn *t, uint32_t subx
 
 /* ---- reading ---- */
 
+static int fail_short(struct pgwsi_store *s, const struct pgwsi_txn *t)
+{
+	errno = EIO;
+	return pgwsi_store_fail(s, PGWS_EIO,
+		"the file of transaction %u in %s is shorter than what was written, or damaged",
+		t->xid, s->dir);
+}
+
+static int read_at(
+	struct pgwsi_store *s, const struct pgwsi_txn *t, void *buf, size_t n, uint64_t offset)
+{
+	for (size_t done = 0; done < n;) {
+		ssize_t got = pread(t->fd, (uint8_t *)buf + done, n - done,
+			(off_t)(t->file_base + offset + done));
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return pgwsi_store_fail_errno(
+				s, "cannot read the file of transaction %u in %s", t->xid, s->dir);
+		if (got == 0)
+			return fail_short(s, t);
+		done += (size_t)got;
+	}
+	return 0;
+}
+
 /* At least n bytes in the buffer, from start on. */
 static int fill(struct pgwsi_store *s, struct pgwsi_txn *t, size_t n)
 {
 	struct pgwsi_reader *r = t->reader;
 	if (r->end - r->start >= n)
 		return 0;
-	memmove(r->buf, r->buf + r->start, r->end - r->start);
+	if (r->start > 0)
+		memmove(r->buf, r->buf + r->start, r->end - r->start);
 	r->end -= r->start;
 	r->start = 0;
 	/* Back to the modest size after a message that needed more. */
@@ -484,27 +510,16 @@ static int fill(struct pgwsi_store *s, struct pgwsi_txn *t, size_t n)
 		s->memory -= r->size;
 		r->size = size;
 	}
-	while (r->end < n) {
-		size_t want = r->size - r->end;
-		if (want > t->file_len - r->file_pos)
-			want = (size_t)(t->file_len - r->file_pos);
-		ssize_t got = want == 0 ? 0
-					: pread(t->fd, r->buf + r->end, want,
-						  (off_t)(t->file_base + r->file_pos));
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0)
-			return pgwsi_store_fail_errno(
-				s, "cannot read the file of transaction %u in %s", t->xid, s->dir);
-		if (got == 0) {
-			errno = EIO;
-			return pgwsi_store_fail(s, PGWS_EIO,
-				"the file of transaction %u in %s is shorter than what was written",
-				t->xid, s->dir);
-		}
-		r->end += (size_t)got;
-		r->file_pos += (uint64_t)got;
-	}
+	size_t want = r->size - r->end;
+	if (want > t->file_len - r->file_pos)
+		want = (size_t)(t->file_len - r->file_pos);
+	if (r->end + want < n)
+		return fail_short(s, t);
+	int err = read_at(s, t, r->buf + r->end, want, r->file_pos);
+	if (err != 0)
+		return err;
+	r->end += want;
+	r->file_pos += want;
 	return 0;
 }
 
@@ -517,11 +532,8 @@ static int read_from_file(
 	if (err != 0)
 		return err;
 	memcpy(&h, r->buf + r->start, sizeof(h));
-	if (h.len > t->file_len - (r->file_pos - (r->end - r->start)) - sizeof(h)) {
-		errno = EIO;
-		return pgwsi_store_fail(
-			s, PGWS_EIO, "the file of transaction %u in %s is damaged", t->xid, s->dir);
-	}
+	if (h.len > t->file_len - r->file_pos + (r->end - r->start) - sizeof(h))
+		return fail_short(s, t);
 	err = fill(s, t, sizeof(h) + h.len);
 	if (err != 0)
 		return err;
@@ -555,5 +567,25 @@ int pgwsi_txn_read(struct pgwsi_store *s, struct pgwsi_txn *t, struct pgwsi_reco
 	*ret_record = (struct pgwsi_record){
 		.subxid = h.subxid, .lsn = h.lsn, .data = at + sizeof(h), .len = h.len};
 	r->chunk_pos += sizeof(h) + h.len;
+	return 0;
+}
+
+int pgwsi_txn_copy(struct pgwsi_store *s, struct pgwsi_txn *t,
+	int (*sink)(void *arg, const void *data, size_t len), void *arg, void *buf, size_t size)
+{
+	for (uint64_t at = 0; at < t->file_len;) {
+		size_t n = t->file_len - at < size ? (size_t)(t->file_len - at) : size;
+		int err = read_at(s, t, buf, n, at);
+		if (err == 0)
+			err = sink(arg, buf, n);
+		if (err != 0)
+			return err;
+		at += n;
+	}
+	for (struct pgwsi_chunk *c = t->first; c != NULL; c = c->next) {
+		int err = sink(arg, c->data, c->used);
+		if (err != 0)
+			return err;
+	}
 	return 0;
 }

@@ -12,6 +12,7 @@ PGWS_LIBS = libpgwalstream/libpgwalstream.a $(LIBPQ_LIBS) $(OPENSSL_LIBS)
 WALSTREAM_SOURCES = \
 	libpgwalstream/assemble.c \
 	libpgwalstream/assemble_internal.h \
+	libpgwalstream/assemble_prepared.c \
 	libpgwalstream/assemble_txn.c \
 	libpgwalstream/catalog.c \
 	libpgwalstream/command.c \

@@ -279,7 +279,8 @@ struct pgws_event {
 
 /* What the assembler gives out: one message of a committed transaction, in protocol 1's form
  * (Begin, Origin, Relation, Type, Insert, Update, Delete, Truncate, Message, Commit), whichever way
- * the server sent it; and a non-transactional Message, which stands outside (commit_lsn 0). */
+ * the server sent it. Outside (commit_lsn 0) stand a non-transactional Message, and what a Relation
+ * or Type between BeginPrepare and Prepare teaches: the server takes that as said from then on. */
 struct pgws_change {
 	struct pgws_msg msg; /* decoded; msg.xid is 0, see subxid */
 	const uint8_t *data; /* the same as bytes, protocol 1; borrowed as long as msg */
@@ -316,7 +317,8 @@ struct pgws_assembler_options {
 
 struct pgws_assembler;
 /* Copies the options, loads the prepared transactions that dir holds. 0, PGWS_EINVAL, PGWS_EIO,
- * PGWS_ENOMEM. */
+ * PGWS_ENOMEM; pgws_assembler_error(NULL) says more. With keep_prepared dir belongs to this
+ * assembler alone: it is locked, and a file in it that is not ours, or damaged, is PGWS_EIO. */
 PGWS_API int pgws_assembler_new(
 	const struct pgws_assembler_options *options, struct pgws_assembler **ret_a) PGWS_MUST;
 PGWS_API void pgws_assembler_free(struct pgws_assembler **a);
@@ -327,7 +329,7 @@ PGWS_API void pgws_assembler_free(struct pgws_assembler **a);
  * to begin anew (pgws_assembler_reset); pgws_assembler_error says more.
  */
 PGWS_API int pgws_assembler_put(struct pgws_assembler *a, const struct pgws_event *ev) PGWS_MUST;
-/* The next change: 0, or PGWS_EAGAIN: put another event; PGWS_EIO, PGWS_ENOMEM, PGWS_EPROTO as
+/* The next change: 0, or PGWS_EAGAIN: put another event; PGWS_EIO, PGWS_ENOMEM, PGWS_EUNKNOWN as
  * above. What it points to is borrowed until the next call. */
 PGWS_API int pgws_assembler_next(
 	struct pgws_assembler *a, struct pgws_change *ret_change) PGWS_MUST;
@@ -355,7 +357,8 @@ struct pgws_assembler_counts {
 };
 PGWS_API void pgws_assembler_get_counts(
 	const struct pgws_assembler *a, struct pgws_assembler_counts *ret_counts);
-/* Why the last call failed, one line; "" if it did not. */
+/* Why the last put, next or confirmed failed, one line; "" if it did not. NULL: why the last
+ * pgws_assembler_new of this thread failed. */
 PGWS_API const char *pgws_assembler_error(const struct pgws_assembler *a);
 
 /* ---- Stream -----------------------------------------------------------------------------------

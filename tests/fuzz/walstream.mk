@@ -100,3 +100,19 @@ EXTRA_DIST += \
 	tests/fuzz/corpus/encode/update-key \
 	tests/fuzz/corpus/encode/update-wrong \
 	# end
+
+FUZZERS += tests/fuzz/fuzz_assemble
+tests_fuzz_fuzz_assemble_SOURCES = tests/fuzz/fuzz_assemble.c $(FUZZ_MAIN)
+tests_fuzz_fuzz_assemble_LDADD = libpgwalstream/libpgwalstream.a
+tests_fuzz_fuzz_assemble_LDFLAGS = $(FUZZLINK)
+
+EXTRA_DIST += \
+	tests/fuzz/corpus/assemble/aborts \
+	tests/fuzz/corpus/assemble/interleaved \
+	tests/fuzz/corpus/assemble/ordinary \
+	tests/fuzz/corpus/assemble/prepared \
+	tests/fuzz/corpus/assemble/prepared-known-relation \
+	tests/fuzz/corpus/assemble/stream-prepared \
+	tests/fuzz/corpus/assemble/streamed \
+	tests/fuzz/corpus/assemble/unknown \
+	# end

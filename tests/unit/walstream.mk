@@ -24,6 +24,15 @@ TESTS += tests/unit/test_capture.pg
 tests_unit_test_capture_pg_SOURCES = tests/unit/test_capture.c tests/unit/helper_sql.h
 tests_unit_test_capture_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
+# The calls that touch files are wrapped, to fail or to end the process in any of them.
+check_PROGRAMS += tests/unit/test_assemble_files
+TESTS += tests/unit/test_assemble_files
+tests_unit_test_assemble_files_SOURCES = tests/unit/test_assemble_files.c tests/unit/assemble_testing.h
+tests_unit_test_assemble_files_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+tests_unit_test_assemble_files_LDFLAGS = -Wl,--wrap=pwrite -Wl,--wrap=pwritev -Wl,--wrap=pread \
+	-Wl,--wrap=fsync -Wl,--wrap=ftruncate -Wl,--wrap=renameat -Wl,--wrap=unlinkat \
+	-Wl,--wrap=openat
+
 check_PROGRAMS += tests/unit/test_stream.pg
 TESTS += tests/unit/test_stream.pg
 tests_unit_test_stream_pg_SOURCES = tests/unit/test_stream.c tests/unit/helper_sql.h
