@@ -21,7 +21,9 @@
 /* One argument of a command, from its args column. */
 struct spec {
 	char key[KEY_MAX];
-	bool option, flag, optional, number;
+	bool option, flag, optional, number, repeated;
+	const char *choices; /* "a|b", choices_len bytes; NULL: any */
+	size_t choices_len;
 };
 
 /* One command line on its way into args. */
@@ -69,10 +71,16 @@ static bool spec_next(const char **at, struct spec *ret_spec)
 		p = word + strcspn(word, "]");
 	}
 	s.number = word[0] == 'N' && (word[1] == ']' || word[1] == ' ' || word[1] == '\0');
+	if (memchr(word, '|', (size_t)(p - word)) != NULL) {
+		s.choices = word;
+		s.choices_len = (size_t)(p - word);
+	}
 	if (s.optional) {
 		ASSERT(*p == ']');
 		p++;
 	}
+	s.repeated = strncmp(p, "...", 3) == 0;
+	p += s.repeated ? 3 : 0;
 	*at = p;
 	*ret_spec = s;
 	return true;
@@ -131,27 +139,56 @@ static void put_candidates(struct buf *why, const char *word)
 		buf_put_text(why, "; pgctl help lists the commands");
 }
 
-static int add_value(struct parse *p, const struct spec *s, const char *text)
+static bool is_choice(const struct spec *s, const char *text)
 {
-	json_t *value;
+	size_t len = strlen(text);
+	for (const char *at = s->choices, *end = at + s->choices_len; at < end;) {
+		size_t n = strcspn(at, "|] ");
+		if (n == len && strncmp(at, text, n) == 0)
+			return true;
+		at += n + 1;
+	}
+	return false;
+}
+
+/* The value of an argument, or NULL and why not. */
+static json_t *make_value(struct parse *p, const struct spec *s, const char *text)
+{
+	const char *dashes = s->option ? "--" : "";
 	if (s->number) {
 		char *end;
 		errno = 0;
 		long long n = strtoll(text, &end, 10);
-		if (errno != 0 || end == text || *end != '\0') {
-			buf_printf(p->why, "%s%s is a number, not \"%s\"", s->option ? "--" : "",
-				s->key, text);
-			return -EINVAL;
-		}
-		value = json_integer(n);
-	} else {
-		value = json_string(text);
-		if (value == NULL) {
-			buf_printf(p->why, "%s is not valid UTF-8", s->key);
-			return -EINVAL;
-		}
+		if (errno == 0 && end != text && *end == '\0')
+			return json_integer(n);
+		buf_printf(p->why, "%s%s is a number, not \"%s\"", dashes, s->key, text);
+		return NULL;
 	}
-	return json_object_set_new(p->args, s->key, value);
+	if (s->choices != NULL && !is_choice(s, text)) {
+		buf_printf(p->why, "%s%s is %.*s, not \"%s\"", dashes, s->key, (int)s->choices_len,
+			s->choices, text);
+		return NULL;
+	}
+	json_t *value = json_string(text);
+	if (value == NULL)
+		buf_printf(p->why, "%s is not valid UTF-8", s->key);
+	return value;
+}
+
+static int add_value(struct parse *p, const struct spec *s, const char *text)
+{
+	json_t *value = make_value(p, s, text);
+	if (value == NULL)
+		return -EINVAL;
+	if (!s->repeated)
+		return json_object_set_new(p->args, s->key, value);
+	json_t *list = json_object_get(p->args, s->key);
+	if (list == NULL) {
+		list = json_array();
+		if (json_object_set_new(p->args, s->key, list) != 0)
+			list = NULL; /* and json_array_append_new takes value with it */
+	}
+	return json_array_append_new(list, value);
 }
 
 static const struct spec *find_option(const struct parse *p, const char *name, size_t len)
@@ -174,7 +211,7 @@ static int take_option(struct parse *p)
 		buf_printf(p->why, "there is no option --%.*s", (int)len, name);
 		return -EINVAL;
 	}
-	if (json_object_get(p->args, s->key) != NULL) {
+	if (!s->repeated && json_object_get(p->args, s->key) != NULL) {
 		buf_printf(p->why, "--%s stands there twice", s->key);
 		return -EINVAL;
 	}

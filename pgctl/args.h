@@ -3,8 +3,9 @@
  * The words of a command line, parsed by the command table: pure, no output.
  *
  * Grammar of a command's args column: WORD is a positional argument, [WORD] one that may be left
- * out,
- * [--name WORD] an option with a value, [--name] a switch. A value whose WORD is N is a number.
+ * out, [--name WORD] an option with a value, [--name WORD]... one that may come again (its values
+ * are an array, also if there is one), [--name] a switch. A value whose WORD is N is a number, one
+ * whose WORD is a|b is one of these.
  */
 #ifndef PGCTL_ARGS_H
 #define PGCTL_ARGS_H

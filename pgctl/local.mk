@@ -24,15 +24,23 @@ pgctl_libpgctl_a_SOURCES = \
 	pgctl/cmd_help.c \
 	pgctl/cmd_map.c \
 	pgctl/cmd_node.c \
+	pgctl/cmd_wal_slots.c \
+	pgctl/cmd_wal_tail.c \
 	pgctl/output.c \
 	pgctl/output.h \
 	pgctl/pgctl.c \
 	pgctl/pgctl.h \
 	pgctl/place.c \
 	pgctl/place.h \
+	pgctl/tail_out.c \
+	pgctl/tail_out.h \
+	pgctl/tail_show.c \
+	pgctl/tail_show.h \
+	pgctl/walconn.c \
+	pgctl/walconn.h \
 	# end
 
 pgctl_pgctl_SOURCES = pgctl/pgctl_main.c
-pgctl_pgctl_LDADD = pgctl/libpgctl.a $(PG_LIBS) $(OPENSSL_LIBS)
+pgctl_pgctl_LDADD = pgctl/libpgctl.a $(PGWS_LIBS) $(PG_LIBS)
 
 EXTRA_DIST += pgctl/README.md

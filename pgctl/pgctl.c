@@ -32,6 +32,11 @@ static const struct pgctl_local locals[] = {
 	{"mqtt.map.add", cmd_map_add},
 	{"mqtt.map.list", cmd_map_list},
 	{"mqtt.map.remove", cmd_map_remove},
+	{"wal.slots", cmd_wal_slots},
+	{"wal.tail", cmd_wal_tail},
+	{"wal.slots.create", cmd_wal_slots_create},
+	{"wal.slots.alter", cmd_wal_slots_alter},
+	{"wal.slots.drop", cmd_wal_slots_drop},
 	{"doctor", cmd_doctor},
 	{"help", cmd_help},
 };
@@ -41,34 +46,53 @@ static const struct {
 	const char *name, *columns;
 } shown[] = {
 	{"status", "worker,state,pid,restarts,last_exit,uptime_s,text"},
+	{"wal.slots", "name,type,plugin,database,active,temporary,two_phase,failover,wal_status,"
+		      "retained_bytes,safe_wal_size,invalidation,lag_bytes"},
 	{"stats", "worker,name,value,unit,help"},
 	{"mqtt.sessions", "client_id,version,address,keep_alive_s,subscriptions,queued,inflight,"
 			  "received,sent,dropped,paused,congested"},
 };
 
+/* One line to standard error; with -j {KIND: {…}}. status < 0: none. */
+static void say(
+	struct pgctl *p, const char *kind, int status, const char *message, const char *hint)
+{
+	if (!p->json) {
+		fprintf(p->err, "pgctl: %s%s%s%s\n", status < 0 ? "warning: " : "", message,
+			hint != NULL ? "; " : "", hint != NULL ? hint : "");
+		return;
+	}
+	json_t *body = json_object();
+	if (status >= 0)
+		json_object_set_new(body, "status", json_integer(status));
+	json_object_set_new(body, "message", json_string(message));
+	json_object_set_new(body, "hint", hint != NULL ? json_string(hint) : json_null());
+	json_t *line = json_pack("{s:o}", kind, body);
+	if (line != NULL)
+		(void)json_dumpf(line, p->err, JSON_COMPACT); /* nowhere else to complain */
+	fputc('\n', p->err);
+	json_decref(line);
+}
+
 int pgctl_fail(struct pgctl *p, int status, const char *hint, const char *fmt, ...)
 {
-	struct buf message;
-	buf_init(&message, 0);
+	char text[4096];
 	va_list ap;
 	va_start(ap, fmt);
-	char text[4096];
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	buf_put_text(&message, text);
-	if (p->json) {
-		json_t *e = json_pack("{s:{s:i,s:s,s:s?}}", "error", "status", status, "message",
-			buf_cstr(&message), "hint", hint);
-		if (e != NULL)
-			(void)json_dumpf(e, p->err, JSON_COMPACT); /* nowhere else to complain */
-		fputc('\n', p->err);
-		json_decref(e);
-	} else {
-		fprintf(p->err, "pgctl: %s%s%s\n", buf_cstr(&message), hint != NULL ? "; " : "",
-			hint != NULL ? hint : "");
-	}
-	buf_free(&message);
+	say(p, "error", status, text, hint);
 	return status;
+}
+
+void pgctl_warn(struct pgctl *p, const char *hint, const char *fmt, ...)
+{
+	char text[4096];
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	say(p, "warning", -1, text, hint);
 }
 
 const char *pgctl_socket(struct pgctl *p, int *ret_status)

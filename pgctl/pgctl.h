@@ -42,6 +42,9 @@ int pgctl_run(int argc, char **argv, FILE *out, FILE *err);
 /* "pgctl: MESSAGE; HINT" (hint may be NULL), or as JSON with -j. Returns status. */
 int pgctl_fail(struct pgctl *p, int status, const char *hint, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
+/* "pgctl: warning: MESSAGE; HINT", or as JSON with -j. */
+void pgctl_warn(struct pgctl *p, const char *hint, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 /* Path of the control socket: -s, else run_dir of -c FILE, else the default. Borrowed; NULL: failed
  * and said so, *ret_status is set. */
 const char *pgctl_socket(struct pgctl *p, int *ret_status);
@@ -66,6 +69,11 @@ int cmd_map_list(struct pgctl *p, json_t *args);
 int cmd_map_remove(struct pgctl *p, json_t *args);
 int cmd_node_list(struct pgctl *p, json_t *args);
 int cmd_node_remove(struct pgctl *p, json_t *args);
+int cmd_wal_slots(struct pgctl *p, json_t *args);
+int cmd_wal_slots_alter(struct pgctl *p, json_t *args);
+int cmd_wal_slots_create(struct pgctl *p, json_t *args);
+int cmd_wal_slots_drop(struct pgctl *p, json_t *args);
+int cmd_wal_tail(struct pgctl *p, json_t *args);
 /* How to call it, to f. */
 void help_usage(FILE *f);
 

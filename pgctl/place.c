@@ -199,17 +199,7 @@ static void show_warning(void *arg, const PGresult *res)
 	const char *hint = PQresultErrorField(res, PG_DIAG_MESSAGE_HINT);
 	if (severity == NULL || strcmp(severity, "WARNING") != 0 || message == NULL)
 		return;
-	if (p->json) {
-		json_t *w =
-			json_pack("{s:{s:s,s:s?}}", "warning", "message", message, "hint", hint);
-		if (w != NULL)
-			(void)json_dumpf(w, p->err, JSON_COMPACT); /* nowhere else to complain */
-		fputc('\n', p->err);
-		json_decref(w);
-	} else {
-		fprintf(p->err, "pgctl: warning: %s%s%s\n", message, hint != NULL ? "; " : "",
-			hint != NULL ? hint : "");
-	}
+	pgctl_warn(p, hint, "%s", message);
 }
 
 int db_open(struct pgctl *p, struct db *db)

@@ -111,6 +111,7 @@ EXTRA_DIST += \
 	tests/system/test_failover.py \
 	tests/system/test_faults.py \
 	tests/system/test_pgctl.py \
+	tests/system/test_pgctl_wal.py \
 	tests/system/test_postgres_worker.py \
 	tests/system/test_mapping_sql.py \
 	tests/system/test_mqtt_protocol.py \

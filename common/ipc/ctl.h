@@ -52,8 +52,9 @@ enum ctl_perm { CTL_PERM_READ, CTL_PERM_ADMIN };
 struct ctl_command {
 	const char *name; /* "mqtt.map.add" */
 	/* "RELATION TOPIC [--qos N] …" for help; also what pgctl parses: WORD a positional
-	 * argument, [WORD] one that may be left out, [--name WORD] an option. Key of the request's
-	 * args: the word or the option's name in lower case. */
+	 * argument, [WORD] one that may be left out, [--name WORD] an option, [--name WORD]... one
+	 * that may come again. Key of the request's args: the word or the option's name in lower
+	 * case. pgctl/args.h has the whole grammar. */
 	const char *args;
 	uint32_t target; /* enum role */
 	enum ctl_perm perm;
