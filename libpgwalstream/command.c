@@ -179,6 +179,16 @@ static void put_start(struct pgwsi_text *t, const struct pgws_stream_options *o,
 	pgwsi_put(t, ")");
 }
 
+/* The command goes out the way in which its stream will come in. Frees the text. */
+static int send_start(struct pgws_stream *s, struct pgwsi_text *t)
+{
+	int taken = t->failed ? 0 : pgwsi_copy_start(s, t->bytes);
+	if (taken == 0)
+		return pgwsi_send_command(s, PGWSI_CMD_START, t);
+	pgwsi_text_free(t);
+	return taken == 1 ? 0 : taken;
+}
+
 int pgws_stream_start(struct pgws_stream *s, uint64_t start_lsn)
 {
 	if (s->phase != PGWS_PHASE_READY)
@@ -194,7 +204,7 @@ int pgws_stream_start(struct pgws_stream *s, uint64_t start_lsn)
 		return err;
 	struct pgwsi_text t = {.bytes = NULL};
 	put_start(&t, &s->options, start_lsn);
-	return pgwsi_send_command(s, PGWSI_CMD_START, &t);
+	return send_start(s, &t);
 }
 
 /* ---- Results --------------------------------------------------------------------------------- */
@@ -302,6 +312,8 @@ static int work_results(struct pgws_stream *s)
 
 int pgwsi_work_command(struct pgws_stream *s)
 {
+	if (s->rx != NULL)
+		return pgwsi_rx_work(s);
 	(void)pgwsi_send_out(s); /* what is left shows in unflushed */
 	pgwsi_consume(s);
 	if (s->command == PGWSI_CMD_END) {

@@ -9,11 +9,12 @@
  *     client  'r' write8 flush8 apply8 time8 reply1
  *
  * Invariants:
- *   1. At most one PQconsumeInput between two PGWS_EAGAIN of pgws_stream_next: one read per
- * readiness gives many messages, which is where the time goes (libpq's buffer grows with the load).
+ *   1. At most one read of the socket between two PGWS_EAGAIN of pgws_stream_next, unless it filled
+ *      the buffer: one read per readiness gives many messages, which is where the time goes.
  *   2. Everything the server sent before it closed is given out before the loss is reported, an
  *      ErrorResponse included: its SQLSTATE is what tells a lost slot from a lost network.
- *   3. At most one standby status update waits for the socket; a newer one replaces it.
+ *   3. With s->rx the connection is not libpq's until the stream's end (receive.h): no PQ call.
+ *   4. At most one standby status update waits for the socket; a newer one replaces it.
  */
 #include "config.h"
 
@@ -25,6 +26,27 @@
 #define KEEPALIVE_BYTES 18
 #define POSTGRES_EPOCH_S INT64_C(946684800) /* 2000-01-01 in Unix time */
 
+int pgwsi_copy_start(struct pgws_stream *s, const char *command)
+{
+	enum pgws_receive how = s->options.receive;
+	if (how == PGWS_RECEIVE_LIBPQ || (how == PGWS_RECEIVE_AUTO && s->rx_refused))
+		return 0;
+	const char *refusal = pgwsi_rx_refusal_of(s->conn);
+	if (refusal != NULL && how == PGWS_RECEIVE_SOCKET) {
+		pgwsi_keep_error(s, refusal);
+		return PGWS_EUNSUPPORTED;
+	}
+	if (refusal != NULL)
+		return 0;
+	s->error[0] = s->sqlstate[0] = 0;
+	int err = pgwsi_rx_start(s, command);
+	if (err != 0)
+		return err;
+	s->command = PGWSI_CMD_START;
+	s->phase = PGWS_PHASE_COMMAND;
+	return 1;
+}
+
 int pgwsi_copy_begin(struct pgws_stream *s)
 {
 	s->consumed = false;
@@ -34,9 +56,29 @@ int pgwsi_copy_begin(struct pgws_stream *s)
 
 void pgwsi_copy_close(struct pgws_stream *s)
 {
+	pgwsi_rx_free(&s->rx);
 	PQfreemem(s->copy);
 	s->copy = NULL;
 	s->unflushed = s->consumed = s->eof = s->feedback_waits = false;
+}
+
+bool pgwsi_copy_wants_write(const struct pgws_stream *s)
+{
+	if (s->phase != PGWS_PHASE_COMMAND && s->phase != PGWS_PHASE_STREAMING)
+		return false;
+	const struct pgwsi_rx *rx = s->rx;
+	return rx->read_wants_write ||
+	       ((rx->out_len > 0 || s->feedback_waits) && !rx->write_wants_read);
+}
+
+enum pgws_receive pgws_stream_receive(const struct pgws_stream *s)
+{
+	return s->rx != NULL ? PGWS_RECEIVE_SOCKET : PGWS_RECEIVE_LIBPQ;
+}
+
+unsigned pgws_stream_rest_us(const struct pgws_stream *s)
+{
+	return s->rx != NULL ? s->rx->rest_us : 0;
 }
 
 /* Reads away what still comes of a stream that we ended. 0: its end is there. */
@@ -53,23 +95,26 @@ int pgwsi_copy_drain(struct pgws_stream *s)
 	return 0;
 }
 
+/* CopyDone behind the last status update. */
+static int put_end(struct pgws_stream *s)
+{
+	if (s->feedback_waits && pgwsi_rx_put(s->rx, 'd', s->feedback, PGWSI_FEEDBACK_BYTES) != 0)
+		return PGWS_ENOMEM;
+	s->feedback_waits = false;
+	return pgwsi_rx_put(s->rx, 'c', NULL, 0);
+}
+
 int pgws_stream_end(struct pgws_stream *s)
 {
 	if (s->phase != PGWS_PHASE_STREAMING)
 		return PGWS_ESTATE;
-	if (PQputCopyEnd(s->conn, NULL) == -1)
+	if (s->rx != NULL && put_end(s) != 0)
+		return pgwsi_fail_text(s, PGWS_ENOMEM, "out of memory");
+	if (s->rx == NULL && PQputCopyEnd(s->conn, NULL) == -1)
 		return pgwsi_fail_conn(s);
 	s->command = PGWSI_CMD_END;
 	s->phase = PGWS_PHASE_COMMAND;
 	return 0;
-}
-
-static uint64_t be64(const char *p)
-{
-	uint64_t v = 0;
-	for (int i = 0; i < 8; i++)
-		v = v << 8 | (uint8_t)p[i];
-	return v;
 }
 
 static void put_be64(char *p, uint64_t v)
@@ -78,25 +123,25 @@ static void put_be64(char *p, uint64_t v)
 		p[i] = (char)(uint8_t)v;
 }
 
-static int parse_event(struct pgws_stream *s, size_t len, struct pgws_event *ret_event)
+int pgwsi_parse_event(
+	struct pgws_stream *s, const uint8_t *p, size_t len, struct pgws_event *ret_event)
 {
-	const char *p = s->copy;
-	if (p[0] == 'w' && len >= DATA_HEADER_BYTES) {
+	if (len >= DATA_HEADER_BYTES && p[0] == 'w') {
 		*ret_event = (struct pgws_event){
 			.kind = PGWS_EVENT_DATA,
-			.start_lsn = be64(p + 1),
-			.end_lsn = be64(p + 9),
-			.send_time = (int64_t)be64(p + 17),
-			.data = (const uint8_t *)p + DATA_HEADER_BYTES,
+			.start_lsn = pgwsi_be64(p + 1),
+			.end_lsn = pgwsi_be64(p + 9),
+			.send_time = (int64_t)pgwsi_be64(p + 17),
+			.data = p + DATA_HEADER_BYTES,
 			.len = len - DATA_HEADER_BYTES,
 		};
 		return 0;
 	}
-	if (p[0] == 'k' && len >= KEEPALIVE_BYTES) {
+	if (len >= KEEPALIVE_BYTES && p[0] == 'k') {
 		*ret_event = (struct pgws_event){
 			.kind = PGWS_EVENT_KEEPALIVE,
-			.end_lsn = be64(p + 1),
-			.send_time = (int64_t)be64(p + 9),
+			.end_lsn = pgwsi_be64(p + 1),
+			.send_time = (int64_t)pgwsi_be64(p + 9),
 			.reply_requested = p[17] != 0,
 		};
 		return 0;
@@ -120,10 +165,9 @@ static int copy_ended(struct pgws_stream *s)
 	return err;
 }
 
-int pgws_stream_next(struct pgws_stream *s, struct pgws_event *ret_event)
+/* libpq's own loop. */
+static int next_from_libpq(struct pgws_stream *s, struct pgws_event *ret_event)
 {
-	if (s->phase != PGWS_PHASE_STREAMING)
-		return PGWS_ESTATE;
 	if (s->unflushed || s->feedback_waits)
 		(void)pgws_stream_flush(
 			s); /* EAGAIN shows in wants_write, a loss in what follows */
@@ -132,7 +176,7 @@ int pgws_stream_next(struct pgws_stream *s, struct pgws_event *ret_event)
 	while (true) {
 		int n = PQgetCopyData(s->conn, &s->copy, 1);
 		if (n > 0)
-			return parse_event(s, (size_t)n, ret_event);
+			return pgwsi_parse_event(s, (const uint8_t *)s->copy, (size_t)n, ret_event);
 		if (n == -1)
 			return copy_ended(s);
 		if (n == -2 || s->eof)
@@ -144,6 +188,37 @@ int pgws_stream_next(struct pgws_stream *s, struct pgws_event *ret_event)
 		pgwsi_consume(s);
 		s->consumed = true;
 	}
+}
+
+/*
+ * The hot path: a whole data message in the buffer costs a few comparisons, and nothing is copied.
+ * Everything else is pgwsi_rx_next's.
+ */
+int pgws_stream_next(struct pgws_stream *s, struct pgws_event *ret_event)
+{
+	if (s->phase != PGWS_PHASE_STREAMING)
+		return PGWS_ESTATE;
+	struct pgwsi_rx *rx = s->rx;
+	if (rx == NULL)
+		return next_from_libpq(s, ret_event);
+	const uint8_t *p = rx->pos;
+	size_t held = (size_t)(rx->end - p);
+	if (held < PGWSI_FRAME_HEADER_BYTES + DATA_HEADER_BYTES || p[0] != 'd' ||
+		p[PGWSI_FRAME_HEADER_BYTES] != 'w')
+		return pgwsi_rx_next(s, ret_event);
+	size_t len = pgwsi_be32(p + 1);
+	if (len < 4 + DATA_HEADER_BYTES || len > held - 1)
+		return pgwsi_rx_next(s, ret_event);
+	rx->pos += 1 + len;
+	rx->events++;
+	ret_event->kind = PGWS_EVENT_DATA;
+	ret_event->start_lsn = pgwsi_be64(p + 6);
+	ret_event->end_lsn = pgwsi_be64(p + 14);
+	ret_event->send_time = (int64_t)pgwsi_be64(p + 22);
+	ret_event->reply_requested = false;
+	ret_event->data = p + PGWSI_FRAME_HEADER_BYTES + DATA_HEADER_BYTES;
+	ret_event->len = len - 4 - DATA_HEADER_BYTES;
+	return 0;
 }
 
 static int64_t now_us(void)
@@ -168,10 +243,25 @@ int pgws_stream_feedback(struct pgws_stream *s, uint64_t write_lsn, uint64_t flu
 	return pgws_stream_flush(s);
 }
 
+static int flush_socket(struct pgws_stream *s)
+{
+	struct pgwsi_rx *rx = s->rx;
+	if (pgwsi_rx_flush(rx) != 0)
+		return PGWS_EAGAIN;
+	if (!s->feedback_waits)
+		return 0;
+	s->feedback_waits = false;
+	/* The room is there since the buffer was made: nothing else waits. */
+	(void)pgwsi_rx_put(rx, 'd', s->feedback, PGWSI_FEEDBACK_BYTES);
+	return pgwsi_rx_flush(rx);
+}
+
 int pgws_stream_flush(struct pgws_stream *s)
 {
 	if (s->phase != PGWS_PHASE_STREAMING)
 		return PGWS_ESTATE;
+	if (s->rx != NULL)
+		return flush_socket(s);
 	if (s->unflushed && pgwsi_send_out(s) != 0)
 		return PGWS_EAGAIN;
 	if (!s->feedback_waits)

@@ -20,7 +20,11 @@ WALSTREAM_SOURCES = \
 	libpgwalstream/copy.c \
 	libpgwalstream/decode.c \
 	libpgwalstream/encode.c \
+	libpgwalstream/frames.c \
 	libpgwalstream/pgwalstream.h \
+	libpgwalstream/receive.c \
+	libpgwalstream/receive.h \
+	libpgwalstream/receive_tls.c \
 	libpgwalstream/slot.c \
 	libpgwalstream/stream.c \
 	libpgwalstream/stream_internal.h \

@@ -500,16 +500,16 @@ PGWS_API int pgws_stream_next(struct pgws_stream *s, struct pgws_event *ret_even
 PGWS_API unsigned pgws_stream_rest_us(const struct pgws_stream *s);
 /* How bytes really come in: PGWS_RECEIVE_LIBPQ or _SOCKET; STREAMING only. */
 PGWS_API enum pgws_receive pgws_stream_receive(const struct pgws_stream *s);
-/* Standby status update. 0, PGWS_EAGAIN (kept, replaced by a newer one, and sent by the next
- * next/flush), or PGWS_ESTATE. A blocked write may have moved input into libpq: after PGWS_EAGAIN
- * call pgws_stream_next without waiting for the descriptor. A lost connection shows in
- * pgws_stream_next. */
+/* Standby status update. 0, PGWS_EAGAIN (kept, replaced by a newer one, and sent by the next flush
+ * or the next _next that reads), or PGWS_ESTATE. A blocked write may have moved input into libpq:
+ * after PGWS_EAGAIN call pgws_stream_next without waiting for the descriptor. A lost connection
+ * shows in pgws_stream_next. */
 PGWS_API int pgws_stream_feedback(struct pgws_stream *s, uint64_t write_lsn, uint64_t flush_lsn,
 	uint64_t apply_lsn, bool request_reply);
 /* Sends what is buffered: 0, PGWS_EAGAIN (wants_write; see feedback), PGWS_ESTATE. */
 PGWS_API int pgws_stream_flush(struct pgws_stream *s);
-/* Ends the stream in an orderly way (CopyDone): work until READY (or IDLE, if the socket was taken
- * over: connect again for another command). */
+/* Ends the stream in an orderly way (CopyDone): work until READY. What still comes is thrown away.
+ */
 PGWS_API int pgws_stream_end(struct pgws_stream *s) PGWS_MUST;
 /* Closes the connection: IDLE. */
 PGWS_API void pgws_stream_close(struct pgws_stream *s);

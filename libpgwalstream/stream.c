@@ -304,6 +304,8 @@ bool pgws_stream_wants_read(const struct pgws_stream *s)
 {
 	if (s->phase == PGWS_PHASE_CONNECTING)
 		return s->poll == PGRES_POLLING_READING;
+	if (s->rx != NULL && s->rx->read_wants_write)
+		return false;
 	return s->phase == PGWS_PHASE_COMMAND || s->phase == PGWS_PHASE_STREAMING;
 }
 
@@ -311,6 +313,8 @@ bool pgws_stream_wants_write(const struct pgws_stream *s)
 {
 	if (s->phase == PGWS_PHASE_CONNECTING)
 		return s->poll == PGRES_POLLING_WRITING;
+	if (s->rx != NULL)
+		return pgwsi_copy_wants_write(s);
 	if (s->phase == PGWS_PHASE_COMMAND || s->phase == PGWS_PHASE_STREAMING)
 		return s->unflushed || s->feedback_waits;
 	return false;

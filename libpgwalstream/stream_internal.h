@@ -2,7 +2,7 @@
 /*
  * What the files of the stream share: its structure, and how an error is kept. stream.c owns
  * connecting and the life of it all, command.c the commands and their results, copy.c what happens
- * between START_REPLICATION and its end, receive.c how bytes come in then.
+ * between START_REPLICATION and its end, frames.c and receive*.c the same on a socket of our own.
  */
 #ifndef LIBPGWALSTREAM_STREAM_INTERNAL_H
 #define LIBPGWALSTREAM_STREAM_INTERNAL_H
@@ -10,6 +10,7 @@
 #include <libpq-fe.h>
 
 #include "libpgwalstream/pgwalstream.h"
+#include "libpgwalstream/receive.h"
 
 #define PGWSI_FEEDBACK_BYTES 34
 
@@ -37,7 +38,9 @@ struct pgws_stream {
 	bool eof;                           /* the socket is done; libpq may still hold messages */
 	bool feedback_waits;
 	char feedback[PGWSI_FEEDBACK_BYTES];
-	char *copy; /* the message given out last */
+	char *copy;          /* the message given out last, libpq's */
+	struct pgwsi_rx *rx; /* the socket was taken over: receive.h */
+	bool rx_refused;     /* it came out badly: libpq's loop from the next connection on */
 	char *systemid;
 	char *dbname;
 	char *snapshot_name;
@@ -97,10 +100,20 @@ int pgwsi_timeline_end(const char *history, size_t len, uint32_t timeline, uint6
 /* slot.c */
 int pgwsi_take_created_slot(struct pgws_stream *s, const PGresult *res);
 int pgwsi_take_slot_info(struct pgws_stream *s, const PGresult *res);
-/* copy.c: the stream begins (COPY_BOTH was answered); what still comes after its end is read away
+/* copy.c: how the stream is to be received, before START_REPLICATION is sent: 1: the command goes
+ * out through the socket that was taken over, 0: send it through libpq; or an error. */
+int pgwsi_copy_start(struct pgws_stream *s, const char *command);
+/* The stream begins (COPY_BOTH was answered); what still comes after its end is read away
  * (0: the end is there); everything of it is let go. */
 int pgwsi_copy_begin(struct pgws_stream *s);
 int pgwsi_copy_drain(struct pgws_stream *s);
 void pgwsi_copy_close(struct pgws_stream *s);
+bool pgwsi_copy_wants_write(const struct pgws_stream *s);
+int pgwsi_parse_event(
+	struct pgws_stream *s, const uint8_t *p, size_t len, struct pgws_event *ret_event);
+/* frames.c, with rx only: the command goes out; the phase COMMAND; pgws_stream_next. */
+int pgwsi_rx_start(struct pgws_stream *s, const char *command);
+int pgwsi_rx_work(struct pgws_stream *s);
+int pgwsi_rx_next(struct pgws_stream *s, struct pgws_event *ret_event);
 
 #endif

@@ -248,7 +248,8 @@ void follower_acked(struct follower *f)
 static bool answer(struct follower *f)
 {
 	uint64_t now = ev_now_ms();
-	if (f->asked_since_ms == 0 || now - f->asked_last_ms > ASKED_AGAIN_MS)
+	bool first = f->asked_since_ms == 0 || now - f->asked_last_ms > ASKED_AGAIN_MS;
+	if (first)
 		f->asked_since_ms = now;
 	f->asked_last_ms = now;
 	if (now - f->asked_since_ms >= SHUTDOWN_ASKED_MS) {
@@ -259,7 +260,7 @@ static bool answer(struct follower *f)
 	}
 	/* The first question at once; a server that asks again as soon as it is answered would
 	 * have us run in a circle. */
-	if (f->asked_since_ms == now)
+	if (first)
 		send_feedback(f, false);
 	else if (!f->ack_timer.active)
 		ev_timer_start(&f->ack_timer, ASKED_DELAY_MS);

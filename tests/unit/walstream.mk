@@ -54,3 +54,9 @@ TESTS += tests/unit/test_follower.pg
 tests_unit_test_follower_pg_SOURCES = tests/unit/test_follower.c tests/unit/helper_sql.h
 tests_unit_test_follower_pg_LDADD = walstreamd/libwalstreamd.a $(PGWS_LIBS) $(RING_LIBS) \
 	$(PG_LIBS) $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/test_receive.pg
+TESTS += tests/unit/test_receive.pg
+tests_unit_test_receive_pg_SOURCES = tests/unit/test_receive.c tests/unit/helper_sql.h \
+	tests/unit/helper_tls.h
+tests_unit_test_receive_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
