@@ -95,8 +95,10 @@ static void on_tick(void *arg)
 		daemon_status(self->d, "%zu clients; sources pause for %zu slow subscribers",
 			self->b->n_sessions, self->b->n_congested);
 	else
-		daemon_status(self->d, "%zu client%s", self->b->n_sessions,
-			self->b->n_sessions == 1 ? "" : "s");
+		daemon_status(self->d, "%zu client%s%s%s", self->b->n_sessions,
+			self->b->n_sessions == 1 ? "" : "s",
+			changes_gap(self->changes)[0] != '\0' ? "; " : "",
+			changes_gap(self->changes));
 	ev_timer_start(&self->tick, TICK_MS);
 }
 

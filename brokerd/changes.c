@@ -9,6 +9,7 @@
  *
  * Reading pauses, with the record not taken, while
  *   - the set of mappings at the stream's beginning is not known (readdb),
+ *   - what is stored may still change behind our back, after a history ended (statestore),
  *   - a relation has columns of types that are not known (readdb),
  *   - the broker is congested (broker_on_room),
  *   - the broker stops (changes_quiesce).
@@ -26,6 +27,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,6 +56,7 @@
 #define BUFFER_KEEP_BYTES (1 << 20)
 #define PRUNE_MS 60000
 #define REREAD_MS 10000
+#define GAP_TOPIC "$SYS/howdah/gap"
 
 MEM_TYPE(mem_changes, "changes");
 
@@ -82,6 +85,9 @@ struct changes {
 	bool in_transaction;
 	uint64_t open_lsn; /* of its commit */
 	bool set_changed;  /* by the open transaction */
+	uint64_t set_lsn;  /* end of the last transaction that changed the set, 0: as it was read */
+	bool new_history;  /* sets that are being stored may be of one that ended */
+	bool waiting_empty; /* for the state store, before the set is read */
 	bool waiting_room;
 	bool quiesced;      /* the end of a session is no PUBACK any more */
 	uint64_t pruned_at; /* acked LSN of the last prune */
@@ -93,6 +99,7 @@ struct changes {
 	struct buf topic, payload, props;
 	uint64_t counts[CHANGES_STAT_COUNT];
 	char trouble[TROUBLE_COUNT][640]; /* "" if none */
+	char gap[400];                    /* the last one */
 };
 
 /* ---- What the operator sees ---- */
@@ -352,6 +359,7 @@ static void store_set(struct changes *c, uint64_t end_lsn)
 	statestore_put(c->states, end_lsn, &json, tracker_hold(c->tracker));
 	buf_free(&json);
 	c->set_changed = false;
+	c->set_lsn = end_lsn;
 }
 
 /* ---- Records ---- */
@@ -564,20 +572,113 @@ static void on_reopen(void *arg)
 		ring_reader_peer(c->reader, true, c->peer_generation);
 }
 
-/* Another timeline has its own LSNs, and may lack what was handled on the old one, changes of
- * mappings too. So nothing that was seen counts any more: a new reader attaches, and everything
- * from the slot's position on comes again. */
-static void leave_timeline(struct changes *c, uint32_t timeline)
+/* What was handled may be missing in the new history, changes of mappings too, or nobody knows
+ * where the histories part. So nothing that was seen counts any more: a new reader attaches, and
+ * everything from the slot's position on comes again. */
+static void begin_anew(struct changes *c)
 {
-	log_warning("changes.timeline",
-		"the server went from timeline %u to %u: reading again from the slot's position",
-		c->timeline, timeline);
 	tracker_free(&c->tracker);
 	c->tracker = tracker_new(on_ack, c);
 	c->in_transaction = false;
 	c->set_changed = false;
 	c->set_loaded = false;
+	c->stream_ready = false;
+	c->new_history = true;
 	ev_defer(c->d->loop, &c->reopen, on_reopen, c);
+}
+
+/* True if the set is the one that was in force at this LSN. */
+static bool set_is_of(const struct changes *c, uint64_t lsn)
+{
+	bool dirty = c->in_transaction && c->set_changed && c->open_lsn >= lsn;
+
+	return c->set_loaded && c->set_lsn <= lsn && !dirty;
+}
+
+/* What both timelines have stays as it is: it was handled, is acknowledged or will be. */
+static int on_timeline(uint32_t timeline, uint64_t kept_lsn, void *arg)
+{
+	struct changes *c;
+	char lsn[18];
+
+	OBJ_CAST(c, arg, CHANGES_MAGIC);
+	if (!set_is_of(c, kept_lsn) || kept_lsn < c->from_lsn) {
+		log_warning("changes.timeline",
+			"the server went from timeline %u to %u: reading again from the slot's "
+			"position",
+			c->timeline, timeline);
+		begin_anew(c);
+		return RING_READER_PAUSE;
+	}
+	log_warning("changes.timeline",
+		"the server went from timeline %u to %u, which has all up to %s%s", c->timeline,
+		timeline, pgws_lsn_str(kept_lsn, lsn),
+		c->end_lsn > kept_lsn ? "; what was published of later changes did not last" : "");
+	if (c->in_transaction && c->open_lsn >= kept_lsn)
+		abandon_open(c);
+	if (!c->in_transaction)
+		tracker_cut(c->tracker, kept_lsn);
+	if (c->end_lsn > kept_lsn)
+		c->end_lsn = kept_lsn;
+	c->timeline = timeline;
+	return 0;
+}
+
+/* {"node": …, "from_lsn": …, "to_lsn": …, "reason": …, "at": …} for whoever subscribes to it. Not
+ * waited for: the gap is written down in howdah.gap. */
+static void publish_gap(struct changes *c, const struct ring_gap *gap)
+{
+	char from[18], to[18];
+	double at = (double)gap->at / 1e6 + 946684800;
+	json_t *o = json_pack("{s:s,s:s,s:s,s:s%,s:f}", "node", c->d->node, "from_lsn",
+		pgws_lsn_str(gap->from_lsn, from), "to_lsn", pgws_lsn_str(gap->to_lsn, to),
+		"reason", gap->reason, gap->reason_len, "at", at);
+	char *text = o != NULL ? json_dumps(o, JSON_COMPACT) : NULL;
+
+	if (text != NULL) {
+		struct message *msg = message_new(
+			GAP_TOPIC, strlen(GAP_TOPIC), text, strlen(text), 1, NULL, 0, NULL);
+		(void)broker_publish(c->b, msg); /* nobody has to want it */
+		message_unref(&msg);
+	}
+	free(text);
+	json_decref(o);
+}
+
+static int on_gap(const struct ring_gap *gap, void *arg)
+{
+	struct changes *c;
+	char from[18], to[18], reason[300];
+
+	OBJ_CAST(c, arg, CHANGES_MAGIC);
+	if (c->quiesced)
+		return RING_READER_PAUSE; /* the next life hears of it */
+	snprintf(c->gap, sizeof(c->gap), "table changes from %s to %s are missing: %s",
+		pgws_lsn_str(gap->from_lsn, from), pgws_lsn_str(gap->to_lsn, to),
+		log_escape(gap->reason, gap->reason_len, reason, sizeof(reason)));
+	log_error("changes.gap", "%s", c->gap);
+	c->counts[CHANGES_STAT_GAPS]++;
+	/* A set of before that is stored later than the new slot's own is void, whatever its LSN.
+	 */
+	c->new_history = true;
+	publish_gap(c, gap);
+	return 0;
+}
+
+const char *changes_gap(const struct changes *c)
+{
+	return c->gap;
+}
+
+static void on_states_empty(void *arg)
+{
+	struct changes *c;
+
+	OBJ_CAST(c, arg, CHANGES_MAGIC);
+	if (!c->waiting_empty)
+		return;
+	c->waiting_empty = false;
+	readdb_want_state(c->db, c->from_lsn);
 }
 
 /* The set is right as long as the stream goes on where it was, which it does while the open
@@ -594,11 +695,8 @@ static int on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 		ring_reader_ack(c->reader, from_lsn);
 		return 0;
 	}
-	if (c->set_loaded && timeline != c->timeline) {
-		leave_timeline(c, timeline);
-		return RING_READER_PAUSE;
-	}
-	if (c->set_loaded && from_lsn <= (c->in_transaction ? c->open_lsn : c->end_lsn))
+	if (c->set_loaded && !c->new_history &&
+		from_lsn <= (c->in_transaction ? c->open_lsn : c->end_lsn))
 		return 0;
 	if (c->in_transaction)
 		abandon_open(c);
@@ -606,7 +704,10 @@ static int on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 	c->stream_ready = false;
 	c->from_lsn = from_lsn;
 	c->timeline = timeline;
-	readdb_want_state(c->db, from_lsn);
+	/* A set of a history that ended could be stored behind our back. */
+	c->waiting_empty = c->new_history && !statestore_is_empty(c->states);
+	if (!c->waiting_empty)
+		readdb_want_state(c->db, from_lsn);
 	return RING_READER_PAUSE;
 }
 
@@ -628,7 +729,9 @@ static bool on_state(const char *mappings, void *arg)
 	clear_trouble(c, TROUBLE_STATE);
 	c->set_loaded = true;
 	c->stream_ready = true;
+	c->new_history = false;
 	c->end_lsn = c->from_lsn;
+	c->set_lsn = 0;
 	log_info("changes.start", "following table changes from %s with %zu mappings", lsn,
 		mapping_set_count(c->set));
 	ring_reader_resume(c->reader);
@@ -717,6 +820,8 @@ static void open_reader(struct changes *c)
 {
 	static const struct ring_reader_ops ops = {.on_record = on_record,
 		.on_stream = on_stream,
+		.on_gap = on_gap,
+		.on_timeline = on_timeline,
 		.send_attach = send_attach,
 		.on_backpressure = on_backpressure};
 	struct ring_reader_options options = {.audience = RING_TO_BROKERD,
@@ -736,7 +841,8 @@ struct changes *changes_new(struct daemon *d, struct broker *b, struct batch *wr
 {
 	static const struct readdb_ops db_ops = {
 		.on_state = on_state, .on_types = on_types, .on_trouble = on_read_trouble};
-	static const struct statestore_ops state_ops = {.on_trouble = on_store_trouble};
+	static const struct statestore_ops state_ops = {
+		.on_trouble = on_store_trouble, .on_empty = on_states_empty};
 	struct changes *c = mem_new(&mem_changes, sizeof(*c));
 
 	c->magic = CHANGES_MAGIC;

@@ -47,6 +47,9 @@ void changes_update_stats(struct changes *c);
  * until the next call on c. */
 const char *changes_trouble(const struct changes *c);
 
+/* The last gap of this life, one line; "" if there was none. Borrowed. */
+const char *changes_gap(const struct changes *c);
+
 enum changes_stat {
 	CHANGES_STAT_RECORDS,
 	CHANGES_STAT_ROWS,
@@ -66,6 +69,7 @@ enum changes_stat {
 	CHANGES_STAT_SPOOLED,
 	CHANGES_STAT_SPOOL_BYTES,
 	CHANGES_STAT_DUPLICATES,
+	CHANGES_STAT_GAPS,
 	CHANGES_STAT_COUNT
 };
 #define CHANGES_STATS_ROWS                                                                         \
@@ -97,9 +101,11 @@ enum changes_stat {
 			"in the ring and not yet read"},                                           \
 		{"changes_spooled", STATS_COUNTER, "", STATS_INFO, "records that were spooled"},   \
 		{"changes_spool_bytes", STATS_GAUGE, "bytes", STATS_STATUS, "spool in use"},       \
+		{"changes_duplicates", STATS_COUNTER, "", STATS_INFO,                              \
+			"records that came again and were dropped"},                               \
 	{                                                                                          \
-		"changes_duplicates", STATS_COUNTER, "", STATS_INFO,                               \
-			"records that came again and were dropped"                                 \
+		"changes_gaps", STATS_COUNTER, "", STATS_STATUS,                                   \
+			"times that changes were lost with the replication slot"                   \
 	}
 
 #endif

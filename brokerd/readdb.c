@@ -39,8 +39,11 @@ struct readdb {
 	size_t n_oids;
 };
 
-static const char state_sql[] = "SELECT mappings::text FROM howdah_mqtt.node_state"
-				" WHERE node = $1 AND lsn <= $2::pg_lsn ORDER BY lsn DESC LIMIT 1";
+/* Both parts see the same snapshot, and touch different rows. */
+static const char state_sql[] =
+	"WITH later AS (DELETE FROM howdah_mqtt.node_state WHERE node = $1 AND lsn > $2::pg_lsn)"
+	" SELECT mappings::text FROM howdah_mqtt.node_state"
+	" WHERE node = $1 AND lsn <= $2::pg_lsn ORDER BY lsn DESC LIMIT 1";
 
 /* restart_lsn is never ahead of the confirmed position that survives a crash of the server, from
  * which the stream begins again. */

@@ -33,6 +33,8 @@ struct readdb *readdb_new(struct ev_loop *loop, const char *conninfo, const char
 	struct typecache *types, const struct readdb_ops *ops, void *arg);
 void readdb_free(struct readdb **r);
 /* One request of each kind at a time; the same again replaces the one before. */
+/* Removes the sets stored beyond lsn, too: what made them comes again, or belongs to a history that
+ * ended. */
 void readdb_want_state(struct readdb *r, uint64_t lsn);
 void readdb_want_types(struct readdb *r, const uint32_t *oids, size_t n);
 /* Removes the stored sets that neither acked_lsn nor a restart of the slot can need again. Dropped

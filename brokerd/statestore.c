@@ -102,6 +102,8 @@ static void on_done(int err, const char *why, void *arg)
 	trouble(s, NULL);
 	state_free(st);
 	track_unref(track);
+	if (list_empty(&s->states))
+		s->ops.on_empty(s->arg);
 }
 
 static void write_queued(struct statestore *s)
@@ -180,6 +182,11 @@ void statestore_put(struct statestore *s, uint64_t lsn, struct buf *mappings, st
 	track_ref(track);
 	list_push_back(&s->states, &st->node);
 	write_queued(s);
+}
+
+bool statestore_is_empty(const struct statestore *s)
+{
+	return list_empty(&s->states);
 }
 
 uint64_t statestore_stored(const struct statestore *s)

@@ -9,6 +9,7 @@
 #ifndef BROKERD_STATESTORE_H
 #define BROKERD_STATESTORE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,6 +23,8 @@ struct statestore;
 struct statestore_ops {
 	/* Why a set cannot be stored (it is tried again), or NULL: over. */
 	void (*on_trouble)(const char *why, void *arg);
+	/* Nothing is under way any more. Not from inside statestore_put. */
+	void (*on_empty)(void *arg);
 };
 
 /* writer is borrowed; kind: index of changes_state_kind in its kinds. */
@@ -32,6 +35,8 @@ struct statestore *statestore_new(struct ev_loop *loop, struct batch *writer, si
 void statestore_free(struct statestore **s);
 /* Takes the content of mappings (which is empty afterwards) and a reference on track. */
 void statestore_put(struct statestore *s, uint64_t lsn, struct buf *mappings, struct track *track);
+/* True: no set waits for its commit. */
+bool statestore_is_empty(const struct statestore *s);
 uint64_t statestore_stored(const struct statestore *s);
 
 #endif

@@ -29,6 +29,7 @@ struct tx {
 	struct tracker *owner; /* NULL: the tracker is gone, or it was abandoned */
 	struct list node;      /* in owner->waiting */
 	uint64_t end_lsn;      /* own end, or of a done one folded into it; 0: still open */
+	uint64_t own_lsn;      /* own end */
 };
 
 struct tracker {
@@ -139,7 +140,7 @@ void tracker_commit(struct tracker *t, uint64_t end_lsn)
 	OBJ_CHECK(t, TRACKER_MAGIC);
 	ASSERT(end_lsn != 0);
 	if (x != NULL) {
-		x->end_lsn = end_lsn;
+		x->end_lsn = x->own_lsn = end_lsn;
 		t->open = NULL;
 		track_unref(&x->track);
 	} else if (list_empty(&t->waiting)) {
@@ -147,6 +148,23 @@ void tracker_commit(struct tracker *t, uint64_t end_lsn)
 	} else {
 		list_last(&t->waiting, struct tx, node)->end_lsn = end_lsn;
 	}
+}
+
+void tracker_cut(struct tracker *t, uint64_t lsn)
+{
+	OBJ_CHECK(t, TRACKER_MAGIC);
+	ASSERT(t->open == NULL);
+	while (!list_empty(&t->waiting)) {
+		struct tx *x = list_last(&t->waiting, struct tx, node);
+		if (x->own_lsn <= lsn) {
+			if (x->end_lsn > lsn)
+				x->end_lsn = lsn;
+			break;
+		}
+		tx_unlist(x); /* its track goes with its last reference */
+	}
+	if (t->acked > lsn)
+		t->acked = lsn;
 }
 
 bool tracker_is_open(const struct tracker *t)

@@ -35,6 +35,9 @@ struct track *tracker_hold(struct tracker *t);
 void tracker_commit(struct tracker *t, uint64_t end_lsn);
 /* The open transaction will never be complete: what it held is waited for no more. */
 void tracker_abandon(struct tracker *t);
+/* Everything beyond this LSN is another history now: what was committed there is waited for no
+ * more, and the acknowledged position goes back if it is beyond. No transaction is open. */
+void tracker_cut(struct tracker *t, uint64_t lsn);
 bool tracker_is_open(const struct tracker *t);
 /* Transactions that wait. */
 size_t tracker_pending(const struct tracker *t);

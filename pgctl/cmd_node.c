@@ -33,9 +33,13 @@ int cmd_node_list(struct pgctl *p, json_t *args)
 		" CASE WHEN pg_is_in_recovery() THEN NULL ELSE"
 		" pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint END AS "
 		"retained_bytes,"
-		" n.registered_at::text, n.seen_at::text, n.instance"
+		" n.registered_at::text, n.seen_at::text, n.instance,"
+		" g.from_lsn::text AS gap_from, g.to_lsn::text AS gap_to, g.at::text AS gap_at,"
+		" g.reason AS gap_reason"
 		" FROM howdah.node n LEFT JOIN pg_replication_slots s ON s.slot_name = n.slot"
-		" AND s.database = current_database() ORDER BY n.name",
+		" AND s.database = current_database()"
+		" LEFT JOIN LATERAL (SELECT * FROM howdah.gap WHERE node = n.name"
+		" ORDER BY id DESC LIMIT 1) g ON true ORDER BY n.name",
 		0, NULL);
 	db_close(&db);
 	return status;
