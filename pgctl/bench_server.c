@@ -229,6 +229,7 @@ static PGresult *run(struct bench *b, PGconn *pg, const char *sql, int *ret_stat
 	return NULL;
 }
 
+static char *format(const char *fmt, va_list ap) __attribute__((format(printf, 1, 0)));
 static char *format(const char *fmt, va_list ap)
 {
 	char *text = NULL;

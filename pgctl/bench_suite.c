@@ -16,6 +16,7 @@
 
 #include "common/base/mem.h"
 #include "common/ipc/ctl.h"
+#include "common/ring/ring_conf.h"
 #include "pgctl/bench_suite.h"
 #include "pgctl/place.h"
 
@@ -182,9 +183,24 @@ bool bench_suite_is_at(struct bench_suite *s, uint64_t lsn)
 
 /* ---- Life ------------------------------------------------------------------------------------ */
 
+/* The sizes that it works with, which are the defaults. */
+static uint64_t bound_bytes(void)
+{
+	uint64_t sum = 0;
+	for (const struct conf_row *row = ring_conf_rows; row->path != NULL; row++) {
+		int64_t bytes;
+		if ((strcmp(row->path, "walstreamd.ring_size") == 0 ||
+			    strcmp(row->path, "walstreamd.transaction_memory") == 0) &&
+			conf_parse_size(row->def, &bytes) == 0)
+			sum += (uint64_t)bytes;
+	}
+	return sum;
+}
+
 int bench_suite_start(struct bench *b, enum bench_transport transport, struct bench_suite *s)
 {
-	*s = (struct bench_suite){.b = b, .mqtt_port = bench_free_port(), .bound_bytes = 64 << 20};
+	*s = (struct bench_suite){
+		.b = b, .mqtt_port = bench_free_port(), .bound_bytes = bound_bytes()};
 	char *conf = xasprintf("%s/howdah.conf", b->dir), *log = xasprintf("%s/suite.log", b->dir);
 	int status = write_conf(s, transport, conf);
 	if (status == PGCTL_OK)

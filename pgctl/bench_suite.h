@@ -18,7 +18,7 @@ struct bench_suite {
 	pid_t pid;       /* howdahd; 0: not running */
 	pid_t walstreamd, brokerd;
 	int mqtt_port;
-	uint64_t bound_bytes; /* ring_size: memory that walstreamd may use besides its own */
+	uint64_t bound_bytes; /* ring_size and transaction_memory, which are not walstreamd's own */
 };
 
 /* Starts it with this connection to its database and waits until it streams; installs the schema if

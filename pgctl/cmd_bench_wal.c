@@ -19,6 +19,7 @@
 
 #include "common/base/mem.h"
 #include "pgctl/bench.h"
+#include "pgctl/bench_latency.h"
 #include "pgctl/bench_load.h"
 #include "pgctl/bench_reader.h"
 #include "pgctl/bench_suite.h"
@@ -37,12 +38,19 @@
 /* The targets of the project, as parts of what pg_recvlogical needs, by transport. */
 static const double cpu_targets[BENCH_TRANSPORTS] = {1.0 / 6, 1.0 / 3, 2.0 / 3};
 #define SPEED_TARGET 0.97
+#define LATENCY_TARGET_MS 0.5
+#define MEMORY_MARGIN_MB 10
+/* Latency: inserts, where the loads have that many rows at all. */
+#define INSERTS_MAX 200
+/* The large transaction: rows of 2 KB, half as many as a load has events. */
+#define LARGE_ROW_BYTES 2000
 
 struct wal_bench {
 	struct bench *b;
 	uint64_t events;
 	size_t rounds;
 	bool all;
+	bool large_done;
 	bool transports[BENCH_TRANSPORTS];
 	struct bench_suite suite;
 	json_t *verdicts; /* rows for people */
@@ -101,29 +109,34 @@ static int measure_reader(struct wal_bench *wb, const struct bench_scenario *sce
 
 /* ---- What came out --------------------------------------------------------------------------- */
 
-static void add_verdict(struct wal_bench *wb, const struct bench_scenario *scenario,
-	enum bench_transport transport, const char *figure, double value, const char *sign,
-	double target)
+static void add_verdict(struct wal_bench *wb, const char *scenario, enum bench_transport transport,
+	const char *figure, double value, const char *sign, double target)
 {
 	char wanted[32];
 	snprintf(wanted, sizeof(wanted), "%s %.3f", sign, target);
 	bool met = sign[0] == '<' ? value <= target : value >= target;
-	json_t *row = json_pack("{s:s,s:s,s:s,s:o,s:s,s:s}", "scenario", scenario->name,
-		"transport", bench_transport_names[transport], "figure", figure, "value",
-		bench_number(value, 3), "target", wanted, "verdict", met ? "met" : "missed");
+	json_t *row = json_pack("{s:s,s:s,s:s,s:o,s:s,s:s}", "scenario", scenario, "transport",
+		bench_transport_names[transport], "figure", figure, "value", bench_number(value, 3),
+		"target", wanted, "verdict", met ? "met" : "missed");
 	ASSERT(row != NULL && json_array_append_new(wb->verdicts, row) == 0);
 }
 
-static void put_row(struct wal_bench *wb, const struct bench_scenario *scenario,
-	enum bench_transport transport, enum bench_reader_kind kind, const struct bench_cost *c)
+/* latency may be NULL. Negative figures were not measured. */
+static void put_row(struct wal_bench *wb, const char *scenario, enum bench_transport transport,
+	enum bench_reader_kind kind, const struct bench_cost *c,
+	const struct bench_latency *latency)
 {
-	json_t *row = json_pack("{s:s,s:s,s:s,s:o,s:o,s:o,s:o}", "scenario", scenario->name,
-		"transport", bench_transport_names[transport], "reader", bench_reader_names[kind],
+	json_t *row = json_pack("{s:s,s:s,s:s,s:o,s:o,s:o,s:o}", "scenario", scenario, "transport",
+		bench_transport_names[transport], "reader", bench_reader_names[kind],
 		"events_per_s", bench_number(c->events_per_s, 0), "cpu_us_per_event",
 		bench_number(c->cpu_us_per_event, 4), "walsender_cpu_us_per_event",
 		bench_number(c->walsender_cpu_us_per_event, 4), "rss_mb",
 		bench_number(c->rss_mb, 1));
 	ASSERT(row != NULL);
+	if (latency != NULL) {
+		json_object_set_new(row, "latency_p50_us", bench_number(latency->p50_us, 0));
+		json_object_set_new(row, "latency_p99_us", bench_number(latency->p99_us, 0));
+	}
 	output_row(&wb->b->p->out, row);
 	json_decref(row);
 }
@@ -139,16 +152,16 @@ static void put_figures(struct wal_bench *wb, const struct bench_scenario *scena
 			.walsender_cpu_us_per_event = bench_median(f->walsender_us[k], wb->rounds),
 			.rss_mb = bench_median(f->rss_mb[k], wb->rounds),
 		};
-		put_row(wb, scenario, transport, k, &median[k]);
+		put_row(wb, scenario->name, transport, k, &median[k], NULL);
 	}
 	double fastest = median[BENCH_RECVLOGICAL].events_per_s;
 	if (median[BENCH_LIBPQ].events_per_s > fastest)
 		fastest = median[BENCH_LIBPQ].events_per_s;
-	add_verdict(wb, scenario, transport, "CPU per event, of pg_recvlogical's",
+	add_verdict(wb, scenario->name, transport, "CPU per event, of pg_recvlogical's",
 		median[BENCH_WALSTREAMD].cpu_us_per_event /
 			median[BENCH_RECVLOGICAL].cpu_us_per_event,
 		"<=", cpu_targets[transport]);
-	add_verdict(wb, scenario, transport, "events per second, of the faster other's",
+	add_verdict(wb, scenario->name, transport, "events per second, of the faster other's",
 		median[BENCH_WALSTREAMD].events_per_s / fastest, ">=", SPEED_TARGET);
 }
 
@@ -205,6 +218,105 @@ static int run_scenario(
 	return status;
 }
 
+/* ---- Latency, and one large transaction -------------------------------------------------------
+ */
+
+static int run_latency_of(
+	struct wal_bench *wb, enum bench_transport transport, enum bench_reader_kind kind)
+{
+	const struct bench_cost none = {-1, -1, -1, -1};
+	struct bench_latency latency;
+	struct bench_reader r;
+	size_t inserts = wb->events / 16 < INSERTS_MAX ? wb->events / 16 + 1 : INSERTS_MAX;
+	int status = bench_reader_start(wb->b, kind, transport, &wb->suite, &r);
+	if (status == PGCTL_OK)
+		status = bench_latency_measure(&r, inserts, &latency);
+	if (status == PGCTL_OK)
+		status = bench_reader_stop(&r);
+	if (status != PGCTL_OK)
+		return status;
+	bench_progress(wb->b, "idle-latency, %s, %s: p50 %.0f us, p99 %.0f us",
+		bench_transport_names[transport], bench_reader_names[kind], latency.p50_us,
+		latency.p99_us);
+	put_row(wb, "idle-latency", transport, kind, &none, &latency);
+	if (kind == BENCH_WALSTREAMD)
+		add_verdict(wb, "idle-latency", transport, "ms from commit to MQTT subscriber, p50",
+			latency.p50_us / 1000, "<=", LATENCY_TARGET_MS);
+	return PGCTL_OK;
+}
+
+static int run_latency(struct wal_bench *wb, enum bench_transport transport)
+{
+	int status = run_latency_of(wb, transport, BENCH_WALSTREAMD);
+	return status == PGCTL_OK ? run_latency_of(wb, transport, BENCH_LIBPQ) : status;
+}
+
+/* The server streams what is larger than this, or keeps it in files. */
+static int set_work_mem(struct wal_bench *wb, struct bench_reader *r, const char *value)
+{
+	int status = bench_sql(
+		wb->b, r->sql, "ALTER SYSTEM SET logical_decoding_work_mem = '%s'", value);
+	if (status == PGCTL_OK)
+		status = bench_sql(wb->b, r->sql, "SELECT pg_reload_conf()");
+	return status == PGCTL_OK ? bench_reader_settle(r) : status;
+}
+
+static int measure_large(struct wal_bench *wb, struct bench_reader *r, struct bench_cost *ret_cost)
+{
+	struct bench_watch w;
+	uint64_t rows = wb->events / 2 + 1;
+	char *text = NULL;
+	bench_watch_open(&w, r);
+	bench_watch_begin(&w);
+	int status = bench_sql(wb->b, r->sql,
+		"BEGIN; INSERT INTO narrow_events (payload, created_at)"
+		" SELECT left(repeat(md5(i::text), %d), %d), now() FROM generate_series(1, %llu) i",
+		LARGE_ROW_BYTES / 32 + 1, LARGE_ROW_BYTES, (unsigned long long)rows);
+	if (status == PGCTL_OK)
+		status = bench_sql_value(
+			wb->b, r->sql, &text, "SELECT (pg_current_wal_insert_lsn() - '0/0')::text");
+	if (status != PGCTL_OK)
+		return status;
+	uint64_t lsn = strtoull(text, NULL, 10); /* before the commit, behind all else */
+	free(text);
+	status = bench_sql(wb->b, r->sql, "COMMIT");
+	if (status != PGCTL_OK)
+		return status;
+	status = bench_watch_end(&w, lsn, rows, ret_cost);
+	ret_cost->events_per_s = -1; /* it is read while it is written */
+	return status;
+}
+
+static int run_large(struct wal_bench *wb, enum bench_transport transport)
+{
+	struct bench_reader r;
+	struct bench_cost c;
+	double bound_mb = (double)wb->suite.bound_bytes / (1 << 20) + MEMORY_MARGIN_MB;
+	int status = bench_reader_start(wb->b, BENCH_WALSTREAMD, transport, &wb->suite, &r);
+	if (status == PGCTL_OK)
+		status = set_work_mem(wb, &r, "64MB");
+	if (status == PGCTL_OK)
+		status = measure_large(wb, &r, &c);
+	if (status == PGCTL_OK)
+		status = set_work_mem(wb, &r, "1GB");
+	if (status == PGCTL_OK)
+		status = bench_sql(wb->b, r.sql, "TRUNCATE narrow_events; CHECKPOINT");
+	if (status == PGCTL_OK)
+		status = bench_reader_stop(&r);
+	if (status != PGCTL_OK)
+		return status;
+	bench_progress(wb->b, "large-transaction, %s, %llu MB, walstreamd: %.1f MB of memory",
+		bench_transport_names[transport],
+		(unsigned long long)(wb->events / 2 * LARGE_ROW_BYTES >> 20), c.rss_mb);
+	put_row(wb, "large-transaction", transport, BENCH_WALSTREAMD, &c, NULL);
+	add_verdict(wb, "large-transaction", transport,
+		"MB of memory, ring and transaction_memory included", c.rss_mb, "<=", bound_mb);
+	return PGCTL_OK;
+}
+
+/* ---- Everything over one transport ------------------------------------------------------------
+ */
+
 static int run_transport(struct wal_bench *wb, enum bench_transport transport)
 {
 	struct bench_cost warm;
@@ -219,6 +331,11 @@ static int run_transport(struct wal_bench *wb, enum bench_transport transport)
 		if (status == PGCTL_OK && (wb->all || s == bench_scenarios))
 			status = run_scenario(wb, s, transport);
 	}
+	if (status == PGCTL_OK)
+		status = run_latency(wb, transport);
+	if (status == PGCTL_OK && !wb->large_done)
+		status = run_large(wb, transport);
+	wb->large_done = true; /* over one transport: memory does not depend on it */
 	if (status == PGCTL_OK)
 		bench_suite_stop(&wb->suite);
 	return status;
@@ -240,27 +357,36 @@ static int make_databases(struct wal_bench *wb)
 	if (status == PGCTL_OK)
 		status = bench_load_create_tables(wb->b, pg);
 	if (status == PGCTL_OK)
+		status = bench_latency_create_table(wb->b, pg);
+	if (status == PGCTL_OK)
 		status = bench_sql(wb->b, pg,
 			"CREATE PUBLICATION " BENCH_PUBLICATION
-			" FOR TABLE narrow_events, wide_events");
+			" FOR TABLE narrow_events, wide_events,"
+			" latency_events");
 	PQfinish(pg);
 	return status;
 }
 
 static int publish_tables(struct wal_bench *wb)
 {
+	static const char *const map[] = {"mqtt", "map", "add", "latency_events",
+		BENCH_LATENCY_TOPIC, "--qos", "0", "--payload", "{id}", NULL};
 	PGconn *pg = NULL;
 	int status = bench_suite_start(wb->b, BENCH_UNIX, &wb->suite);
-	if (status == PGCTL_OK)
-		bench_suite_stop(&wb->suite);
 	if (status == PGCTL_OK)
 		status = bench_connect(wb->b, BENCH_SUITE_DB, &pg);
 	if (status == PGCTL_OK)
 		status = bench_load_create_tables(wb->b, pg);
 	if (status == PGCTL_OK)
+		status = bench_latency_create_table(wb->b, pg);
+	if (status == PGCTL_OK)
 		status = bench_sql(
 			wb->b, pg, "ALTER PUBLICATION howdah ADD TABLE narrow_events, wide_events");
 	PQfinish(pg);
+	if (status == PGCTL_OK)
+		status = bench_suite_pgctl(&wb->suite, map);
+	if (status == PGCTL_OK)
+		bench_suite_stop(&wb->suite);
 	return status;
 }
 

@@ -9,6 +9,8 @@ pgctl_libpgctl_a_SOURCES = \
 	pgctl/bench.h \
 	pgctl/bench_cert.c \
 	pgctl/bench_keeper.c \
+	pgctl/bench_latency.c \
+	pgctl/bench_latency.h \
 	pgctl/bench_load.c \
 	pgctl/bench_load.h \
 	pgctl/bench_proc.c \
@@ -41,6 +43,6 @@ pgctl_libpgctl_a_SOURCES = \
 	# end
 
 pgctl_pgctl_SOURCES = pgctl/pgctl_main.c
-pgctl_pgctl_LDADD = pgctl/libpgctl.a $(PGWS_LIBS) $(PG_LIBS)
+pgctl_pgctl_LDADD = pgctl/libpgctl.a $(PGWS_LIBS) $(RING_LIBS) $(PG_LIBS)
 
 EXTRA_DIST += pgctl/README.md

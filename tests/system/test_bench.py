@@ -90,12 +90,23 @@ def check_wal_row(row):
 
 def test_wal(tmpdir_of_bench):
     done = run(tmpdir_of_bench, "-j", "bench", "wal", "--events", "8000", "--rounds", "2")
-    rows = [r for r in rows_of(done) if r["scenario"] == "baseline"]
+    everything = rows_of(done)
+    assert all(KEYS <= set(r) for r in everything)
+    rows = [r for r in everything if r["scenario"] == "baseline"]
     assert {(r["transport"], r["reader"]) for r in rows} == {(t, r) for t in TRANSPORTS for r in READERS}
     assert len(rows) == len(TRANSPORTS) * len(READERS)
     for row in rows:
         check_wal_row(row)
         assert set(row) == KEYS
+    latencies = [r for r in everything if r["scenario"] == "idle-latency"]
+    assert {(r["transport"], r["reader"]) for r in latencies} == {
+        (t, r) for t in TRANSPORTS for r in ("walstreamd", "libpq")}
+    for row in latencies:
+        assert 0 < row["latency_p50_us"] <= row["latency_p99_us"] < 20e6
+        assert all(row[key] is None for key in FIGURES)
+    large = [r for r in everything if r["scenario"] == "large-transaction"]
+    assert len(large) == 1 and large[0]["reader"] == "walstreamd" and large[0]["rss_mb"] > 0
+    assert large[0]["cpu_us_per_event"] > 0 and large[0]["events_per_s"] is None
     # Standard error is JSON lines, too: what is being done.
     assert all("progress" in json.loads(line) for line in done.stderr.splitlines())
 

@@ -3,4 +3,4 @@
 check_PROGRAMS += tests/unit/test_pgctl
 TESTS += tests/unit/test_pgctl
 tests_unit_test_pgctl_SOURCES = tests/unit/test_pgctl.c
-tests_unit_test_pgctl_LDADD = pgctl/libpgctl.a $(PGWS_LIBS) $(PG_LIBS) $(UNIT_LIBS)
+tests_unit_test_pgctl_LDADD = pgctl/libpgctl.a $(PGWS_LIBS) $(RING_LIBS) $(PG_LIBS) $(UNIT_LIBS)
