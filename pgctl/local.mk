@@ -14,11 +14,14 @@ pgctl_libpgctl_a_SOURCES = \
 	pgctl/bench_load.c \
 	pgctl/bench_load.h \
 	pgctl/bench_proc.c \
+	pgctl/bench_proxy.c \
+	pgctl/bench_proxy.h \
 	pgctl/bench_reader.c \
 	pgctl/bench_reader.h \
 	pgctl/bench_server.c \
 	pgctl/bench_suite.c \
 	pgctl/bench_suite.h \
+	pgctl/cmd_bench_pipeline.c \
 	pgctl/cmd_bench_wal.c \
 	pgctl/cmd_config.c \
 	pgctl/cmd_db.c \

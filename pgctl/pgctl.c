@@ -22,6 +22,7 @@
 #include "pgctl/place.h"
 
 static const struct pgctl_local locals[] = {
+	{"bench.pipeline", cmd_bench_pipeline},
 	{"bench.wal", cmd_bench_wal},
 	{"config.check", cmd_config_check},
 	{"db.init", cmd_db_init},

@@ -57,6 +57,7 @@ struct pgctl_local {
 	const char *name;
 	int (*fn)(struct pgctl *p, json_t *args);
 };
+int cmd_bench_pipeline(struct pgctl *p, json_t *args);
 int cmd_bench_wal(struct pgctl *p, json_t *args);
 int cmd_config_check(struct pgctl *p, json_t *args);
 int cmd_db_init(struct pgctl *p, json_t *args);

@@ -53,6 +53,8 @@ const struct ctl_command ctl_table[] = {
 		"how far publishing and acknowledging are behind the server"},
 	{"ring.status", "", ROLE_WALSTREAMD, READ,
 		"the ring: positions, free space, and each consumer"},
+	{"bench.pipeline", "[--delay N] [--rounds N] [--clients N] [--bindir FOLDER]", ROLE_LOCAL,
+		READ, "measure a transaction of two updates on a server that is --delay ms away"},
 	{"bench.wal", "[--all] [--events N] [--rounds N] [--transport LIST] [--bindir FOLDER]",
 		ROLE_LOCAL, READ,
 		"measure what following the WAL costs, beside pg_recvlogical and a libpq loop"},

@@ -68,7 +68,7 @@ def rows_of(done):
 
 
 def start(tmpdir, *args):
-    """pgctl bench in the background, up to where its server and its suite are running."""
+    """pgctl bench in the background, up to where its server and what it measures are running."""
     log = open(f"{tmpdir}/log", "w+")
     process = subprocess.Popen([PGCTL, *args], stdout=log, stderr=log, env=environment(tmpdir))
     os.unlink(f"{tmpdir}/log")
@@ -76,8 +76,9 @@ def start(tmpdir, *args):
     def there():
         assert process.poll() is None, os.pread(log.fileno(), 4000, 0)
         lines = " ".join(line for _, line in processes_naming(f"{tmpdir}/howdah-bench."))
-        return "howdahd" in lines and "/postgres" in lines
-    wait_until("the bench runs its server and its suite", there, 120)
+        text = os.pread(log.fileno(), 100000, 0)
+        return "/postgres" in lines and ("howdahd" in lines or b"one after the other" in text)
+    wait_until("the bench runs its server, and measures", there, 120)
     return process, log
 
 
@@ -133,9 +134,23 @@ def test_wal_for_people(tmpdir_of_bench):
     assert "round 1 of 1" in done.stderr
 
 
+def test_pipeline(tmpdir_of_bench):
+    done = run(tmpdir_of_bench, "-j", "bench", "pipeline", "--delay", "20", "--rounds", "5", "--clients", "50")
+    rows = rows_of(done)
+    assert [(r["method"], r["clients"]) for r in rows] == [
+        ("transaction", 1), ("pipeline", 1), ("batch", 1), ("batch", 50)]
+    for row, trips in zip(rows, (8, 2, 2, 2)):
+        assert set(row) == {"method", "clients", "ms_per_transfer", "one_way_trips", "transfers_per_s"}
+        # No bytes overtake the proxy: that many trips it takes at least, on whatever machine.
+        assert row["one_way_trips"] >= trips - 0.1 and row["transfers_per_s"] > 0
+        assert row["ms_per_transfer"] >= 20 * trips - 2
+
+
+@pytest.mark.parametrize("command", ["wal", "pipeline"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(tmpdir_of_bench, how):
-    process, log = start(tmpdir_of_bench, "bench", "wal", "--rounds", "50", "--transport", "tcp")
+def test_interrupted(tmpdir_of_bench, how, command):
+    args = ("--transport", "tcp") if command == "wal" else ("--delay", "100")
+    process, log = start(tmpdir_of_bench, "bench", command, "--rounds", "50", *args)
     process.send_signal(how)
     assert process.wait(60) == FAILED
     assert b"what it had made is gone" in os.pread(log.fileno(), 100000, 0)
@@ -160,6 +175,9 @@ def test_errors(tmpdir_of_bench):
             (("--events", "0"), "from 1 to"),
             (("--rounds", "nine"), "is a number")):
         done = run(tmpdir_of_bench, "bench", "wal", *args)
+        assert done.returncode == USAGE and text in done.stderr, done.stderr
+    for args, text in ((("--delay", "0"), "from 1 to"), (("--clients", "-1"), "from 1 to")):
+        done = run(tmpdir_of_bench, "bench", "pipeline", *args)
         assert done.returncode == USAGE and text in done.stderr, done.stderr
     done = run(tmpdir_of_bench, "bench", "wal", "--bindir", tmpdir_of_bench)
     assert done.returncode == FAILED and "initdb" in done.stderr
