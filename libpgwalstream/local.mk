@@ -17,6 +17,10 @@ WALSTREAM_SOURCES = \
 	libpgwalstream/catalog.c \
 	libpgwalstream/command.c \
 	libpgwalstream/command_text.c \
+	libpgwalstream/consumer.c \
+	libpgwalstream/consumer_internal.h \
+	libpgwalstream/consumer_session.c \
+	libpgwalstream/consumer_stream.c \
 	libpgwalstream/copy.c \
 	libpgwalstream/decode.c \
 	libpgwalstream/encode.c \

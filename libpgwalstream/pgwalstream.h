@@ -534,7 +534,8 @@ struct pgws_consumer_options {
 	struct pgws_assembler_options assembler;
 	uint64_t start_lsn; /* 0: the slot's; transactions that end at or before it are left out */
 	uint64_t
-		stop_lsn; /* 0: none; PGWS_EEND after the last transaction that ends at or before */
+		stop_lsn; /* 0: none; PGWS_EEND after the last transaction that ends at or before.
+			     The end of a record, as every LSN that the server tells is */
 	unsigned retry_max; /* connection attempts in a row without an answer; 0: no retry */
 	unsigned retry_base_ms, retry_cap_ms;
 	unsigned status_interval_ms; /* 0: 10 s, or a third of wal_sender_timeout if that is less */
@@ -545,11 +546,16 @@ struct pgws_consumer_options {
 	/* Position of an earlier life, for the checks: "" or 0 if unknown. */
 	const char *known_systemid;
 	uint32_t known_timeline;
+	/* start_lsn is pgws_position.confirmed_lsn of an earlier life, idle positions included: a
+	 * slot that stands behind it was moved by somebody else, PGWS_ESLOT. Without it that is
+	 * found out within one life only. */
+	bool exact_start;
 };
 #define PGWS_CONSUMER_OPTIONS_INIT                                                                 \
 	{                                                                                          \
 		sizeof(struct pgws_consumer_options), PGWS_STREAM_OPTIONS_INIT,                    \
-			PGWS_ASSEMBLER_OPTIONS_INIT, 0, 0, 10, 200, 10000, 0, false, false, 0, 0   \
+			PGWS_ASSEMBLER_OPTIONS_INIT, 0, 0, 10, 200, 10000, 0, false, false, 0, 0,  \
+			false                                                                      \
 	}
 
 struct pgws_consumer;

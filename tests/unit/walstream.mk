@@ -44,6 +44,12 @@ tests_unit_test_stream_commands_pg_SOURCES = tests/unit/test_stream_commands.c \
 	tests/unit/helper_sql.h
 tests_unit_test_stream_commands_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
+check_PROGRAMS += tests/unit/test_consumer.pg
+TESTS += tests/unit/test_consumer.pg
+tests_unit_test_consumer_pg_SOURCES = tests/unit/test_consumer.c tests/unit/helper_consumer.h \
+	tests/unit/helper_sql.h
+tests_unit_test_consumer_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+
 check_PROGRAMS += tests/unit/test_walstreamd.pg
 TESTS += tests/unit/test_walstreamd.pg
 tests_unit_test_walstreamd_pg_SOURCES = tests/unit/test_walstreamd.c tests/unit/helper_sql.h

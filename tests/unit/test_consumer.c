@@ -1,0 +1,633 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * The consumer against a real server of any version: iterator, callback, descriptor, positions,
+ * stop, and every way in which the server is not what it was. Runs inside
+ * tests/helpers/with-postgres.
+ */
+#include "config.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <libpq-fe.h>
+#include <poll.h>
+#include <pthread.h>
+
+#include <cmocka.h>
+
+#include "libpgwalstream/pgwalstream.h"
+#include "tests/unit/helper_consumer.h"
+#include "tests/unit/helper_sql.h"
+
+static int major;
+
+static void assert_sql(const char *text, const char *expect)
+{
+	char *value = sql(text);
+	assert_string_equal(value, expect);
+	free(value);
+}
+
+static void wait_sql(const char *text, const char *expect)
+{
+	for (int i = 0; i < 1500 && !sql_is(text, expect); i++)
+		usleep(20000);
+	assert_sql(text, expect);
+}
+
+static uint64_t sql_lsn(const char *text)
+{
+	char *value = sql(text);
+	uint64_t lsn;
+	assert_int_equal(pgws_lsn_parse(value, &lsn), 0);
+	free(value);
+	return lsn;
+}
+
+static void make_slot(void)
+{
+	run("SELECT pg_create_logical_replication_slot('c_slot', 'pgoutput')");
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	run("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE PUBLICATION p FOR TABLE t");
+	make_slot();
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
+	run("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+	run("DROP PUBLICATION IF EXISTS p; DROP TABLE IF EXISTS t");
+	return 0;
+}
+
+/* ---- Giving out -------------------------------------------------------------------------------
+ */
+
+static void test_iterator(void **state)
+{
+	(void)state;
+	struct pgws_consumer *c = consumer();
+	struct pgws_change ch;
+	assert_int_equal(pgws_consumer_next(c, 0, &ch), PGWS_EAGAIN);
+	run("INSERT INTO t VALUES (1, 'a'); INSERT INTO t VALUES (2, 'b')");
+	expect_change(c, PGWS_BEGIN, &ch);
+	uint64_t commit_lsn = ch.commit_lsn;
+	uint32_t xid = ch.xid;
+	assert_true(commit_lsn != 0 && xid != 0);
+	expect_change(c, PGWS_RELATION, &ch);
+	expect_change(c, PGWS_INSERT, &ch);
+	assert_int_equal(ch.ordinal, 1);
+	assert_int_equal(ch.commit_lsn, commit_lsn);
+	assert_int_equal(ch.xid, xid);
+	assert_string_equal(ch.relation->relname, "t");
+	expect_change(c, PGWS_INSERT, &ch);
+	assert_int_equal(ch.ordinal, 2);
+	expect_change(c, PGWS_COMMIT, &ch);
+	assert_true(ch.end_lsn > commit_lsn);
+	struct pgws_position pos;
+	pgws_consumer_get_position(c, &pos);
+	assert_int_equal(pos.received_lsn, ch.end_lsn);
+	assert_int_equal(pos.timeline, 1);
+	assert_int_equal(pos.reconnects, 0);
+	char *id = sql("SELECT system_identifier FROM pg_control_system()");
+	assert_string_equal(pos.systemid, id);
+	free(id);
+	assert_int_equal(pgws_consumer_next(c, 20, &ch), PGWS_EAGAIN);
+	pgws_consumer_free(&c);
+	assert_null(c);
+	pgws_consumer_free(&c);
+}
+
+static int count_inserts(const struct pgws_change *ch, void *arg)
+{
+	int *n = arg;
+	if (ch != NULL && ch->msg.type == PGWS_INSERT && ++*n == 1000)
+		return 42;
+	return 0;
+}
+
+static void test_callback(void **state)
+{
+	(void)state;
+	struct pgws_consumer *c = consumer();
+	run("INSERT INTO t SELECT i, 'x' FROM generate_series(1, 2000) i");
+	int n = 0;
+	assert_int_equal(pgws_consumer_run(c, count_inserts, &n), 42);
+	assert_int_equal(n, 1000);
+	struct pgws_change ch;
+	expect_change(c, PGWS_INSERT, &ch);
+	assert_int_equal(ch.ordinal, 1001);
+	pgws_consumer_free(&c);
+}
+
+static void test_descriptor_in_an_event_loop(void **state)
+{
+	(void)state;
+	struct pgws_consumer *c = consumer();
+	struct pgws_change ch;
+	struct pollfd p = {.fd = pgws_consumer_fd(c), .events = POLLIN};
+	assert_int_equal(poll(&p, 1, 0), 1);
+	int rows = 0, wakes = 0;
+	bool inserted = false;
+	int64_t end = test_now_ms() + TEST_PATIENCE_MS;
+	while (rows < 500 && test_now_ms() < end) {
+		int rc = pgws_consumer_next(c, 0, &ch);
+		if (rc == 0) {
+			rows += ch.msg.type == PGWS_INSERT;
+			continue;
+		}
+		assert_int_equal(rc, PGWS_EAGAIN);
+		if (!inserted && sql_is("SELECT active FROM pg_replication_slots", "t")) {
+			run("INSERT INTO t SELECT i, 'x' FROM generate_series(1, 500) i");
+			inserted = true;
+		}
+		assert_int_equal(pgws_consumer_fd(c), p.fd);
+		(void)poll(&p, 1, inserted ? -1 : 20);
+		wakes++;
+	}
+	assert_int_equal(rows, 500);
+	assert_true(wakes < 400);
+	/* Quiet: the descriptor is, too, but for a timer now and then. */
+	while (pgws_consumer_next(c, 200, &ch) == 0)
+		;
+	wakes = 0;
+	end = test_now_ms() + 500;
+	while (test_now_ms() < end) {
+		wakes += poll(&p, 1, 100);
+		expect_nothing(c, 0);
+	}
+	assert_true(wakes < 10);
+	/* A confirmation from elsewhere wakes it. */
+	struct pgws_position pos;
+	pgws_consumer_get_position(c, &pos);
+	assert_int_equal(poll(&p, 1, 0), 0);
+	pgws_consumer_confirm(c, pos.received_lsn, pos.received_lsn, pos.received_lsn);
+	assert_int_equal(poll(&p, 1, 0), 1);
+	pgws_consumer_free(&c);
+}
+
+/* ---- Positions --------------------------------------------------------------------------------
+ */
+
+static void test_confirm_moves_the_slot(void **state)
+{
+	(void)state;
+	struct pgws_consumer *c = consumer();
+	struct pgws_change ch;
+	run("INSERT INTO t VALUES (1, 'a')");
+	expect_change(c, PGWS_COMMIT, &ch);
+	uint64_t end = ch.end_lsn;
+	run("INSERT INTO t VALUES (2, 'b')");
+	expect_change(c, PGWS_COMMIT, &ch);
+	assert_true(sql_lsn("SELECT confirmed_flush_lsn FROM pg_replication_slots") < end);
+	pgws_consumer_confirm(c, ch.end_lsn, end, end);
+	pgws_consumer_confirm(c, 1, 1, 1); /* never back */
+	for (int i = 0; i < 500; i++) {
+		expect_nothing(c, 20);
+		if (sql_lsn("SELECT flush_lsn FROM pg_stat_replication") >= end)
+			break;
+	}
+	/* An idle position between the two is possible. */
+	uint64_t at = sql_lsn("SELECT confirmed_flush_lsn FROM pg_replication_slots");
+	assert_true(at >= end && at < ch.commit_lsn);
+	assert_true(sql_lsn("SELECT write_lsn FROM pg_stat_replication") > ch.commit_lsn);
+	at = sql_lsn("SELECT replay_lsn FROM pg_stat_replication");
+	assert_true(at >= end && at < ch.commit_lsn);
+	pgws_consumer_free(&c);
+
+	/* The next life begins behind it. */
+	wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
+	c = consumer();
+	expect_change(c, PGWS_INSERT, &ch);
+	assert_memory_equal(first_column(&ch), "2", 1);
+	pgws_consumer_free(&c);
+}
+
+/* Some time without a row; 14 gives transactions out that have none. */
+static void pass_empty(struct pgws_consumer *c)
+{
+	struct pgws_change ch;
+	int rc = pgws_consumer_next(c, 50, &ch);
+	if (rc == 0 && (ch.msg.type == PGWS_BEGIN || ch.msg.type == PGWS_COMMIT))
+		return;
+	if (rc != PGWS_EAGAIN)
+		fail_msg("%d: type %d: %s", rc, ch.msg.type, pgws_consumer_error(c));
+}
+
+/* pg_walstream kept WAL for ever when nothing was published. */
+static void test_an_idle_database_pins_no_wal(void **state)
+{
+	(void)state;
+	run("CREATE TABLE other (x int)");
+	struct pgws_consumer *c = consumer();
+	struct pgws_change ch;
+	run("INSERT INTO t VALUES (1, 'a')");
+	expect_change(c, PGWS_INSERT, &ch);
+	expect_change(c, PGWS_COMMIT, &ch);
+	uint64_t end = ch.end_lsn;
+	run("INSERT INTO other SELECT generate_series(1, 1000)");
+	uint64_t head = sql_lsn("SELECT pg_current_wal_flush_lsn()");
+	assert_true(head > end);
+	/* Something given out is not flushed: nothing moves. */
+	int64_t until = test_now_ms() + 2500;
+	while (test_now_ms() < until)
+		pass_empty(c);
+	assert_true(sql_lsn("SELECT confirmed_flush_lsn FROM pg_replication_slots") < end);
+	struct pgws_position pos;
+	pgws_consumer_get_position(c, &pos);
+	assert_true(pos.server_lsn >= head);
+	/* Now it is, and the slot goes as far as the server is. */
+	until = test_now_ms() + TEST_PATIENCE_MS;
+	do {
+		pgws_consumer_get_position(c, &pos);
+		pgws_consumer_confirm(c, pos.received_lsn, pos.received_lsn, pos.received_lsn);
+		pass_empty(c);
+	} while (test_now_ms() < until &&
+		 sql_lsn("SELECT confirmed_flush_lsn FROM pg_replication_slots") < head);
+	assert_true(sql_lsn("SELECT confirmed_flush_lsn FROM pg_replication_slots") >= head);
+	run("INSERT INTO t VALUES (2, 'b')");
+	expect_change(c, PGWS_INSERT, &ch);
+	assert_memory_equal(first_column(&ch), "2", 1);
+	pgws_consumer_free(&c);
+	run("DROP TABLE other");
+}
+
+static void test_start_lsn(void **state)
+{
+	(void)state;
+	run("INSERT INTO t VALUES (1, 'a')");
+	uint64_t start = sql_lsn("SELECT pg_current_wal_insert_lsn()");
+	run("INSERT INTO t VALUES (2, 'b')");
+	struct pgws_consumer_options o = consumer_options();
+	o.start_lsn = start;
+	struct pgws_consumer *c = consumer_with(&o);
+	struct pgws_change ch;
+	expect_change(c, PGWS_INSERT, &ch);
+	assert_memory_equal(first_column(&ch), "2", 1);
+	pgws_consumer_free(&c);
+	wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
+	assert_true(sql_lsn("SELECT confirmed_flush_lsn FROM pg_replication_slots") >= start);
+}
+
+static void test_stop_lsn_is_exact(void **state)
+{
+	(void)state;
+	run("INSERT INTO t VALUES (1, 'a')");
+	run("BEGIN; INSERT INTO t VALUES (2, 'b'); COMMIT");
+	uint64_t stop = sql_lsn("SELECT pg_current_wal_insert_lsn()");
+	run("INSERT INTO t VALUES (3, 'c')");
+	struct pgws_consumer_options o = consumer_options();
+	o.stop_lsn = stop;
+	struct pgws_consumer *c = consumer_with(&o);
+	struct pgws_change ch;
+	int rows = 0, rc;
+	while ((rc = pgws_consumer_next(c, TEST_PATIENCE_MS, &ch)) == 0) {
+		rows += ch.msg.type == PGWS_INSERT;
+		if (ch.msg.type == PGWS_COMMIT)
+			pgws_consumer_confirm(c, ch.end_lsn, ch.end_lsn, ch.end_lsn);
+	}
+	assert_int_equal(rc, PGWS_EEND);
+	assert_int_equal(rows, 2);
+	assert_int_equal(pgws_consumer_next(c, 0, &ch), PGWS_EEND);
+	pgws_consumer_free(&c);
+	wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
+	/* Again: nothing is left before it. */
+	c = consumer_with(&o);
+	assert_int_equal(pgws_consumer_next(c, TEST_PATIENCE_MS, &ch), PGWS_EEND);
+	pgws_consumer_free(&c);
+}
+
+static void test_stop_lsn_on_an_idle_server(void **state)
+{
+	(void)state;
+	run("CREATE TABLE other (x int)");
+	struct pgws_consumer_options o = consumer_options();
+	o.stop_lsn = sql_lsn("SELECT pg_current_wal_insert_lsn()");
+	struct pgws_consumer *c = consumer_with(&o);
+	struct pgws_change ch;
+	int rc;
+	while ((rc = pgws_consumer_next(c, TEST_PATIENCE_MS, &ch)) == 0)
+		assert_int_not_equal(ch.msg.type, PGWS_INSERT);
+	assert_int_equal(rc, PGWS_EEND);
+	pgws_consumer_free(&c);
+	run("DROP TABLE other");
+}
+
+static void *stop_later(void *arg)
+{
+	usleep(200000);
+	pgws_consumer_stop(arg);
+	return NULL;
+}
+
+static void test_stop_from_another_thread(void **state)
+{
+	(void)state;
+	struct pgws_consumer *c = consumer();
+	struct pgws_change ch;
+	run("INSERT INTO t VALUES (1, 'a')");
+	expect_change(c, PGWS_COMMIT, &ch);
+	pthread_t thread;
+	assert_int_equal(pthread_create(&thread, NULL, stop_later, c), 0);
+	pgws_consumer_confirm(c, ch.end_lsn, ch.end_lsn, ch.end_lsn);
+	uint64_t end = ch.end_lsn;
+	int rc;
+	while ((rc = pgws_consumer_next(c, -1, &ch)) == 0)
+		;
+	assert_int_equal(rc, PGWS_EEND);
+	assert_int_equal(pgws_consumer_run(c, count_inserts, NULL), PGWS_EEND);
+	pthread_join(thread, NULL);
+	pgws_consumer_free(&c);
+	assert_true(sql_lsn("SELECT confirmed_flush_lsn FROM pg_replication_slots") >= end);
+	/* Before it ever connected. */
+	c = consumer();
+	pgws_consumer_stop(c);
+	assert_int_equal(pgws_consumer_next(c, -1, &ch), PGWS_EEND);
+	pgws_consumer_free(&c);
+}
+
+/* ---- The server is not what it was -------------------------------------------------------------
+ */
+
+static int first_error(struct pgws_consumer *c)
+{
+	struct pgws_change ch;
+	int rc;
+	do {
+		rc = pgws_consumer_next(c, TEST_PATIENCE_MS, &ch);
+	} while (rc >= 0);
+	struct pgws_change again;
+	assert_int_equal(pgws_consumer_next(c, 0, &again), rc);
+	return rc;
+}
+
+static void fails_with(const struct pgws_consumer_options *o, int err, const char *text)
+{
+	struct pgws_consumer *c = consumer_with(o);
+	int rc = first_error(c);
+	if (rc != err || strstr(pgws_consumer_error(c), text) == NULL)
+		fail_msg("%d (expected %d): %s", rc, err, pgws_consumer_error(c));
+	pgws_consumer_free(&c);
+}
+
+static void test_options_that_make_no_sense(void **state)
+{
+	(void)state;
+	struct pgws_consumer *c = NULL;
+	struct pgws_consumer_options o = consumer_options();
+	o.stream.slot = "";
+	assert_int_equal(pgws_consumer_new(&o, &c), PGWS_EINVAL);
+	o = consumer_options();
+	o.stream.publications = NULL;
+	assert_int_equal(pgws_consumer_new(&o, &c), PGWS_EINVAL);
+	o = consumer_options();
+	o.stream.conninfo = "nonsense=1";
+	assert_int_equal(pgws_consumer_new(&o, &c), PGWS_EINVAL);
+	o = consumer_options();
+	o.stream.proto_version = 9;
+	assert_int_equal(pgws_consumer_new(&o, &c), PGWS_EINVAL);
+	o = consumer_options();
+	o.stream.two_phase = true;
+	assert_int_equal(pgws_consumer_new(&o, &c), PGWS_EINVAL);
+	assert_null(c);
+}
+
+static void test_refusals_that_no_retry_mends(void **state)
+{
+	(void)state;
+	struct pgws_consumer_options o = consumer_options();
+	o.stream.slot = "no_such_slot";
+	fails_with(&o, PGWS_ESLOT, "does not exist");
+	o = consumer_options();
+	o.stream.publications = "p,no_such,nor_this";
+	fails_with(&o, PGWS_ESERVER, "no_such, nor_this");
+	o = consumer_options();
+	o.stream.conninfo = "dbname=no_such_db";
+	fails_with(&o, PGWS_ESERVER, "no_such_db");
+	o = consumer_options();
+	o.known_systemid = "1234567890";
+	fails_with(&o, PGWS_ESYSTEM, "1234567890");
+	o = consumer_options();
+	o.known_timeline = 7;
+	o.accept_timeline = true;
+	fails_with(&o, PGWS_EBACK, "timeline");
+	o = consumer_options();
+	o.start_lsn = UINT64_C(0xffff00000000);
+	fails_with(&o, PGWS_EBACK, "FFFF/0");
+	o = consumer_options();
+	o.stream.conninfo = "host=/nonexistent";
+	o.retry_max = 2;
+	fails_with(&o, PGWS_ECONN, "nonexistent");
+	if (major < 16) {
+		o = consumer_options();
+		o.stream.streaming = PGWS_STREAMING_PARALLEL;
+		fails_with(&o, PGWS_EUNSUPPORTED, "PostgreSQL 16");
+	}
+	run("SELECT pg_create_physical_replication_slot('phys')");
+	o = consumer_options();
+	o.stream.slot = "phys";
+	fails_with(&o, PGWS_EINVAL, "phys");
+}
+
+static void terminate_walsender(void)
+{
+	run("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active");
+}
+
+/* pg_walstream made a lost temporary slot again without a word. */
+static void test_a_slot_that_goes_is_never_made_again(void **state)
+{
+	(void)state;
+	struct pgws_consumer *c = consumer();
+	struct pgws_change ch;
+	run("INSERT INTO t VALUES (1, 'a')");
+	expect_change(c, PGWS_COMMIT, &ch);
+	terminate_walsender();
+	wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
+	run("SELECT pg_drop_replication_slot('c_slot')");
+	assert_int_equal(first_error(c), PGWS_ESLOT);
+	assert_non_null(strstr(pgws_consumer_error(c), "any more"));
+	assert_sql("SELECT count(*) FROM pg_replication_slots", "0");
+	pgws_consumer_free(&c);
+}
+
+static void test_a_slot_moved_by_somebody_else(void **state)
+{
+	(void)state;
+	struct pgws_consumer *c = consumer();
+	struct pgws_change ch;
+	run("INSERT INTO t VALUES (1, 'a')");
+	expect_change(c, PGWS_COMMIT, &ch);
+	uint64_t end = ch.end_lsn;
+	pgws_consumer_confirm(c, end, end, end);
+	terminate_walsender();
+	wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
+	run("INSERT INTO t VALUES (2, 'lost')");
+	run("SELECT pg_replication_slot_advance('c_slot', pg_current_wal_lsn())");
+	assert_int_equal(first_error(c), PGWS_ESLOT);
+	assert_non_null(strstr(pgws_consumer_error(c), "somebody else"));
+	pgws_consumer_free(&c);
+	struct pgws_consumer_options o = consumer_options();
+	o.start_lsn = end;
+	o.exact_start = true;
+	fails_with(&o, PGWS_ESLOT, "somebody else");
+}
+
+static void test_an_invalidated_slot(void **state)
+{
+	(void)state;
+	struct pgws_consumer_options o = consumer_options();
+	run("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'");
+	run("SELECT pg_reload_conf()");
+	for (int i = 0; i < 4; i++)
+		run("SELECT pg_logical_emit_message(false, 'fill', 'x'), pg_switch_wal()");
+	run("CHECKPOINT");
+	wait_sql("SELECT wal_status FROM pg_replication_slots", "lost");
+	fails_with(&o, PGWS_ESLOT, "invalidated");
+	run("ALTER SYSTEM RESET max_slot_wal_keep_size");
+	run("SELECT pg_reload_conf()");
+}
+
+static void test_a_slot_in_use_is_waited_for(void **state)
+{
+	(void)state;
+	struct pgws_consumer_options o = consumer_options();
+	o.retry_max = 0;
+	struct pgws_consumer *first = consumer(), *second = consumer_with(&o);
+	struct pgws_change ch;
+	run("INSERT INTO t VALUES (1, 'a')");
+	expect_change(first, PGWS_COMMIT, &ch);
+	assert_int_equal(pgws_consumer_next(second, 500, &ch), PGWS_EAGAIN);
+	pgws_consumer_free(&first);
+	expect_change(second, PGWS_INSERT, &ch);
+	pgws_consumer_free(&second);
+}
+
+/* pg_walstream gave a cut transaction out again from its middle, with no sign. */
+static void test_a_transaction_cut_short_begins_anew(void **state)
+{
+	(void)state;
+	struct pgws_consumer *c = consumer();
+	struct pgws_change ch;
+	run("INSERT INTO t SELECT i, 'x' FROM generate_series(1, 5) i");
+	expect_change(c, PGWS_COMMIT, &ch);
+	run("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(101, 20000) i");
+	for (int i = 0; i < 50; i++)
+		expect_change(c, PGWS_INSERT, &ch);
+	uint64_t commit_lsn = ch.commit_lsn;
+	terminate_walsender();
+	int rc;
+	while ((rc = pgws_consumer_next(c, TEST_PATIENCE_MS, &ch)) == 0)
+		assert_int_not_equal(ch.msg.type, PGWS_COMMIT);
+	assert_int_equal(rc, PGWS_RESTARTED);
+	/* The first transaction was given out whole and does not come again. */
+	rc = pgws_consumer_next(c, TEST_PATIENCE_MS, &ch);
+	assert_int_equal(rc, 0);
+	assert_int_equal(ch.msg.type, PGWS_BEGIN);
+	assert_int_equal(ch.commit_lsn, commit_lsn);
+	for (uint32_t i = 1; i <= 19900; i++) {
+		expect_change(c, PGWS_INSERT, &ch);
+		assert_int_equal(ch.ordinal, i);
+	}
+	expect_change(c, PGWS_COMMIT, &ch);
+	struct pgws_position pos;
+	pgws_consumer_get_position(c, &pos);
+	assert_true(pos.reconnects >= 1);
+	pgws_consumer_free(&c);
+}
+
+/* ---- Time -------------------------------------------------------------------------------------
+ */
+
+/* pg_walstream answered from inside next_event only: a slow consumer lost its connection. */
+static void test_a_slow_caller_keeps_its_connection(void **state)
+{
+	(void)state;
+	struct pgws_consumer_options o = consumer_options();
+	o.stream.conninfo = "options='-c wal_sender_timeout=1s'";
+	o.background_feedback = true;
+	struct pgws_consumer *c = consumer_with(&o);
+	struct pgws_change ch;
+	run("INSERT INTO t SELECT i, repeat('x', 2000) FROM generate_series(1, 20000) i");
+	expect_change(c, PGWS_INSERT, &ch);
+	sleep(5); /* the handling of a change that takes its time */
+	for (uint32_t i = 2; i <= 20000; i++) {
+		int rc;
+		do {
+			rc = pgws_consumer_next(c, TEST_PATIENCE_MS, &ch);
+			assert_int_equal(rc, 0);
+		} while (ch.msg.type != PGWS_INSERT);
+		assert_int_equal(ch.ordinal, i);
+	}
+	struct pgws_position pos;
+	pgws_consumer_get_position(c, &pos);
+	assert_int_equal(pos.reconnects, 0);
+	pgws_consumer_free(&c);
+}
+
+/* When idle it sent no status of its own. */
+static void test_an_idle_consumer_keeps_its_connection(void **state)
+{
+	(void)state;
+	struct pgws_consumer_options o = consumer_options();
+	o.stream.conninfo = "options='-c wal_sender_timeout=1s'";
+	struct pgws_consumer *c = consumer_with(&o);
+	struct pgws_change ch;
+	run("INSERT INTO t VALUES (1, 'a')");
+	expect_change(c, PGWS_COMMIT, &ch);
+	int64_t until = test_now_ms() + 4000;
+	while (test_now_ms() < until)
+		assert_int_equal(pgws_consumer_next(c, 4000, &ch), PGWS_EAGAIN);
+	run("INSERT INTO t VALUES (2, 'a')");
+	expect_change(c, PGWS_COMMIT, &ch);
+	struct pgws_position pos;
+	pgws_consumer_get_position(c, &pos);
+	assert_int_equal(pos.reconnects, 0);
+	pgws_consumer_free(&c);
+}
+
+int main(void)
+{
+	sql_conn = PQconnectdb("options='-c client_min_messages=error'");
+	if (PQstatus(sql_conn) != CONNECTION_OK) {
+		fprintf(stderr, "%s\n", PQerrorMessage(sql_conn));
+		return 1;
+	}
+	major = PQserverVersion(sql_conn) / 10000;
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(test_iterator),
+		TEST(test_callback),
+		TEST(test_descriptor_in_an_event_loop),
+		TEST(test_confirm_moves_the_slot),
+		TEST(test_an_idle_database_pins_no_wal),
+		TEST(test_start_lsn),
+		TEST(test_stop_lsn_is_exact),
+		TEST(test_stop_lsn_on_an_idle_server),
+		TEST(test_stop_from_another_thread),
+		TEST(test_options_that_make_no_sense),
+		TEST(test_refusals_that_no_retry_mends),
+		TEST(test_a_slot_that_goes_is_never_made_again),
+		TEST(test_a_slot_moved_by_somebody_else),
+		TEST(test_an_invalidated_slot),
+		TEST(test_a_slot_in_use_is_waited_for),
+		TEST(test_a_transaction_cut_short_begins_anew),
+		TEST(test_a_slow_caller_keeps_its_connection),
+		TEST(test_an_idle_consumer_keeps_its_connection),
+	};
+	int failed = cmocka_run_group_tests(tests, NULL, NULL);
+	PQfinish(sql_conn);
+	return failed;
+}
