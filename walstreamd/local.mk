@@ -5,6 +5,8 @@ pkglibexec_PROGRAMS += walstreamd/walstreamd
 walstreamd_libwalstreamd_a_SOURCES = \
 	walstreamd/follower.c \
 	walstreamd/follower.h \
+	walstreamd/lag.c \
+	walstreamd/lag.h \
 	walstreamd/publisher.c \
 	walstreamd/publisher.h \
 	walstreamd/registrar.c \

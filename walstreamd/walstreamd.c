@@ -32,6 +32,7 @@
 #include "common/ring/ring_conf.h"
 
 #include "walstreamd/follower.h"
+#include "walstreamd/lag.h"
 #include "walstreamd/publisher.h"
 #include "walstreamd/registrar.h"
 #include "walstreamd/walstreamd.h"
@@ -63,6 +64,7 @@ struct walstreamd {
 	bool warned_retained;
 	char trouble[TEXT_BYTES]; /* why there is no stream; "" if nothing is wrong */
 	struct list lag_requests;
+	struct lag_history lag_history;
 };
 
 struct lag_request {
@@ -397,46 +399,39 @@ static void fol_on_stopped(enum pg_class class, const char *text, void *arg)
 
 /* ---- Admin commands -------------------------------------------------------------------------- */
 
-static void lag_row(struct ctl_client *c, const char *point, uint64_t lsn, uint64_t head)
-{
-	char text[18];
-	json_t *row = json_pack("{s:s, s:s}", "point", point, "lsn", pgws_lsn_str(lsn, text));
-	ASSERT(row != NULL);
-	if (head != 0)
-		json_object_set_new(row, "behind_bytes",
-			json_integer(head > lsn ? (json_int_t)(head - lsn) : 0));
-	(void)ctl_row(c, row); /* a handful of rows: never over the mark */
-}
-
-struct lag_context {
-	struct ctl_client *client;
-	uint64_t head;
-};
-
 static void lag_consumer(const char *consumer, bool attached, uint64_t acked_lsn, void *arg)
 {
-	struct lag_context *context = arg;
-	char point[64];
-	snprintf(point, sizeof(point), "%s%s", consumer, attached ? "" : " (not attached)");
-	lag_row(context->client, point, acked_lsn, context->head);
+	struct lag_positions *p = arg;
+	if (p->n_consumers < LAG_CONSUMERS_MAX)
+		p->consumers[p->n_consumers++] = (struct lag_consumer){
+			.name = consumer, .attached = attached, .acked = acked_lsn};
 }
 
+static void lag_row(json_t *row, void *arg)
+{
+	(void)ctl_row(arg, row); /* a handful of rows: never over the mark */
+}
+
+/* The server's side was read a moment ago, ours is read now: lag_settle makes one ladder of it. */
 static void answer_lag(
 	struct walstreamd *w, struct ctl_client *c, const struct registrar_slot *slot)
 {
-	uint64_t head = slot != NULL ? slot->server_lsn : 0;
-	struct lag_context context = {.client = c, .head = head};
-	if (slot != NULL)
-		lag_row(c, "server", slot->server_lsn, head);
-	lag_row(c, "sent", follower_server_lsn(w->follower), head);
-	lag_row(c, "received", publisher_received_lsn(w->publisher), head);
-	lag_row(c, "published", publisher_published_lsn(w->publisher), head);
-	publisher_each_acked(w->publisher, lag_consumer, &context);
-	lag_row(c, "acknowledged", publisher_flush_lsn(w->publisher), head);
+	struct lag_positions p = {
+		.sent = follower_server_lsn(w->follower),
+		.received = publisher_received_lsn(w->publisher),
+		.published = publisher_published_lsn(w->publisher),
+		.acknowledged = publisher_flush_lsn(w->publisher),
+	};
+	if (!publisher_is_full(w->publisher))
+		p.published = p.received; /* nothing waits: the server's idle position, too */
+	publisher_each_acked(w->publisher, lag_consumer, &p);
 	if (slot != NULL) {
-		lag_row(c, "slot", slot->confirmed_lsn, head);
-		lag_row(c, "retained from", slot->restart_lsn, head);
+		p.server = slot->server_lsn;
+		p.slot = slot->confirmed_lsn;
+		p.retained = slot->restart_lsn;
 	}
+	lag_settle(&p);
+	lag_rows(&p, &w->lag_history, ev_now_ms(), lag_row, c);
 	ctl_ok(c);
 }
 
@@ -517,8 +512,10 @@ static void on_tick(void *arg)
 	publisher_update_stats(w->publisher);
 	stats_set(s, WAL_STAT_RETAINED_BYTES, w->slot.known ? w->slot.retained_bytes : 0);
 	uint64_t server = follower_server_lsn(w->follower);
-	stats_set(
-		s, WAL_STAT_SERVER_LSN, w->slot.server_lsn > server ? w->slot.server_lsn : server);
+	if (w->slot.server_lsn > server)
+		server = w->slot.server_lsn;
+	stats_set(s, WAL_STAT_SERVER_LSN, server);
+	lag_history_note(&w->lag_history, server, w->slot.confirmed_lsn, ev_now_ms());
 	stats_set(s, WAL_STAT_STREAMING, follower_get_state(w->follower) == FOLLOWER_STREAMING);
 	stats_set(s, WAL_STAT_FEEDBACKS, follower_feedbacks(w->follower));
 	update_status(w);

@@ -66,3 +66,7 @@ TESTS += tests/unit/test_receive.pg
 tests_unit_test_receive_pg_SOURCES = tests/unit/test_receive.c tests/unit/helper_sql.h \
 	tests/unit/helper_tls.h
 tests_unit_test_receive_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_lag
+TESTS += tests/unit/test_lag
+tests_unit_test_lag_SOURCES = tests/unit/test_lag.c
+tests_unit_test_lag_LDADD = walstreamd/libwalstreamd.a $(PGWS_LIBS) $(PG_LIBS) $(UNIT_LIBS)
