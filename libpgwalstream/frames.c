@@ -25,6 +25,8 @@
 #include "libpgwalstream/receive.h"
 #include "libpgwalstream/stream_internal.h"
 
+/* What may come in front of CopyBothResponse is short, but for an error's text. */
+#define FIRST_MAX 100000
 #define OUT_OF_MEMORY "out of memory"
 
 struct frame {
@@ -33,14 +35,24 @@ struct frame {
 	size_t len;
 };
 
-/* 1: a whole frame, taken; 0: not there yet; -1: no server sends a length like this. */
+/* Judged by its header, before the rest of it is waited for. */
+static bool is_sane(const struct pgwsi_rx *rx, char type, uint32_t len)
+{
+	if (type == 0 || len < 4 || len > PGWSI_FRAME_MAX)
+		return false;
+	if (rx->started)
+		return strchr("dcENSACTDZ", type) != NULL;
+	return strchr("WENSACT", type) != NULL && len <= FIRST_MAX;
+}
+
+/* 1: a whole frame, taken; 0: not there yet; -1: this is no message. */
 static int take_frame(struct pgwsi_rx *rx, struct frame *ret)
 {
 	size_t held = (size_t)(rx->end - rx->pos);
 	if (held < PGWSI_FRAME_HEADER_BYTES)
 		return 0;
 	uint32_t len = pgwsi_be32(rx->pos + 1);
-	if (len < 4 || len > PGWSI_FRAME_MAX)
+	if (!is_sane(rx, (char)rx->pos[0], len))
 		return -1;
 	if (held - 1 < len)
 		return 0;

@@ -10,6 +10,11 @@ tests_bench_bench_publish_SOURCES = tests/bench/bench_publish.c
 tests_bench_bench_publish_LDADD = walstreamd/libwalstreamd.a $(PGWS_LIBS) $(RING_LIBS) $(PG_LIBS) \
 	-lpthread
 
+# By hand: tests/helpers/with-postgres -p tests/bench/bench_receive
+EXTRA_PROGRAMS += tests/bench/bench_receive
+tests_bench_bench_receive_SOURCES = tests/bench/bench_receive.c tests/unit/helper_tls.h
+tests_bench_bench_receive_LDADD = $(PGWS_LIBS)
+
 .PHONY: bench
 bench: all tests/bench/bench_mqtt$(EXEEXT)
 	$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/bench/bench_suite.py SYSTEM_RESULT=bench.xml \

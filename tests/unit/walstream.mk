@@ -70,3 +70,10 @@ check_PROGRAMS += tests/unit/test_lag
 TESTS += tests/unit/test_lag
 tests_unit_test_lag_SOURCES = tests/unit/test_lag.c
 tests_unit_test_lag_LDADD = walstreamd/libwalstreamd.a $(PGWS_LIBS) $(PG_LIBS) $(UNIT_LIBS)
+
+
+check_PROGRAMS += tests/unit/test_receive_fake
+TESTS += tests/unit/test_receive_fake
+tests_unit_test_receive_fake_SOURCES = tests/unit/test_receive_fake.c tests/unit/helper_tls.h \
+	tests/unit/helper_walsender.h
+tests_unit_test_receive_fake_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)

@@ -1,0 +1,755 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * The receive path against a walsender played by hand: every byte boundary, every kind of frame,
+ * nonsense, a full socket, a key update, the buffer's size; and the rest between two wake-ups by a
+ * clock that the test moves.
+ */
+#include "config.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <poll.h>
+
+#include <cmocka.h>
+
+#include "libpgwalstream/stream_internal.h"
+#include "tests/unit/helper_tls.h"
+#include "tests/unit/helper_walsender.h"
+
+#define STEPS 20000 /* of a millisecond at most */
+
+static char cert_dir[64];
+static bool have_tls;
+
+static const struct frames *copy_both(void)
+{
+	static struct frames f;
+	f.len = 0;
+	put_frame(&f, 'W', "\0\0\0", 3);
+	return &f;
+}
+
+static struct walsender *open_walsender(bool tls)
+{
+	struct walsender *w = calloc(1, sizeof(*w));
+	assert_non_null(w);
+	walsender_open(w, tls ? cert_dir : NULL);
+	return w;
+}
+
+static struct pgws_stream *make(const struct walsender *w, enum pgws_receive how)
+{
+	struct pgws_stream_options o = PGWS_STREAM_OPTIONS_INIT;
+	o.conninfo = w->conninfo;
+	o.slot = "s";
+	o.publications = "p";
+	o.receive = how;
+	struct pgws_stream *s = pgws_stream_new(&o);
+	assert_non_null(s);
+	return s;
+}
+
+static void wait_readable(struct pgws_stream *s)
+{
+	struct pollfd p = {.fd = pgws_stream_fd(s), .events = POLLIN};
+	(void)poll(&p, 1, 1);
+}
+
+/* Until the phase ends. */
+static int work(struct pgws_stream *s, struct walsender *w)
+{
+	for (int i = 0; i < STEPS; i++) {
+		int err = pgws_stream_work(s);
+		if (err != PGWS_EAGAIN)
+			return err;
+		walsender_step(w);
+		wait_readable(s);
+	}
+	fail_msg("no progress in phase %d", (int)pgws_stream_phase(s));
+	return PGWS_EAGAIN;
+}
+
+/* As far as the command, which the walsender has read and not answered. */
+static void command(struct pgws_stream *s, struct walsender *w)
+{
+	char body[2000];
+	char type = 0;
+	assert_int_equal(pgws_stream_connect(s), 0);
+	assert_int_equal(work(s, w), 0);
+	assert_int_equal(pgws_stream_start(s, 0), 0);
+	for (int i = 0; i < STEPS && type == 0; i++) {
+		assert_int_equal(pgws_stream_work(s), PGWS_EAGAIN);
+		type = walsender_frame(w, body, sizeof(body));
+	}
+	assert_int_equal(type, 'Q');
+	assert_memory_equal(body, "START_REPLICATION ", 18);
+}
+
+static struct pgws_stream *streaming(struct walsender *w, enum pgws_receive how)
+{
+	struct pgws_stream *s = make(w, how);
+	command(s, w);
+	walsender_say(w, copy_both());
+	assert_int_equal(work(s, w), 0);
+	assert_int_equal(pgws_stream_phase(s), PGWS_PHASE_STREAMING);
+	return s;
+}
+
+static void done(struct pgws_stream *s, struct walsender *w)
+{
+	pgws_stream_free(&s);
+	walsender_hang_up(w);
+}
+
+/* The next event or error, waiting. */
+static int next(struct pgws_stream *s, struct pgws_event *ret_event)
+{
+	for (int i = 0; i < STEPS; i++) {
+		int err = pgws_stream_next(s, ret_event);
+		if (err != PGWS_EAGAIN)
+			return err;
+		wait_readable(s);
+	}
+	fail_msg("nothing came");
+	return PGWS_EAGAIN;
+}
+
+/* ---- Boundaries ------------------------------------------------------------------------------ */
+
+static void put_script(struct frames *f)
+{
+	put_frame(f, 'N', "SNOTICE\0C00000\0Mhear\0", 22);
+	put_bytes(f, copy_both()->bytes, copy_both()->len);
+	put_keepalive(f, 5, 1);
+	put_frame(f, 'S', "TimeZone\0UTC", 13);
+	put_data(f, 10, "", 0);
+	put_frame(f, 'd', "", 0);
+	put_data(f, 11, "abc", 3);
+	put_frame(f, 'A', "\0\0\0\1chan\0load", 14);
+	put_frame(f, 'N', "SNOTICE\0C00000\0Mhear\0", 22);
+	put_keepalive(f, 6, 0);
+	put_data(f, 12, "0123456789", 10);
+	put_frame(f, 'c', "", 0);
+}
+
+/* Takes what is there of the script; *at is how many events were seen. The last call's result. */
+static int take_script(struct pgws_stream *s, int *at)
+{
+	static const struct {
+		int kind;
+		uint64_t lsn;
+		const char *data;
+	} expect[] = {{PGWS_EVENT_KEEPALIVE, 0, "k"}, {PGWS_EVENT_DATA, 10, ""},
+		{PGWS_EVENT_DATA, 11, "abc"}, {PGWS_EVENT_KEEPALIVE, 0, ""},
+		{PGWS_EVENT_DATA, 12, "0123456789"}};
+	struct pgws_event ev;
+	int err;
+	while ((err = pgws_stream_next(s, &ev)) == 0) {
+		assert_true(*at < 5);
+		assert_int_equal(ev.kind, expect[*at].kind);
+		assert_int_equal(ev.start_lsn, expect[*at].lsn);
+		if (ev.kind == PGWS_EVENT_DATA) {
+			assert_int_equal(ev.end_lsn, ev.start_lsn + 1);
+			assert_int_equal(ev.send_time, 77);
+			assert_int_equal(ev.len, strlen(expect[*at].data));
+			assert_memory_equal(ev.data, expect[*at].data, ev.len);
+		} else {
+			assert_int_equal(ev.reply_requested, expect[*at].data[0] == 'k');
+			assert_int_equal(ev.send_time, 78);
+		}
+		++*at;
+	}
+	return err;
+}
+
+/* The script in pieces that end at these offsets, each wholly taken in before the next. */
+static void play(struct walsender *w, size_t from, size_t step)
+{
+	struct frames f = {.len = 0};
+	put_script(&f);
+	struct pgws_stream *s = make(w, PGWS_RECEIVE_SOCKET);
+	command(s, w);
+	size_t sent = 0;
+	int at = 0, err = PGWS_EAGAIN;
+	while (err == PGWS_EAGAIN) {
+		size_t n = sent == 0 ? from : step;
+		if (n > f.len - sent)
+			n = f.len - sent;
+		assert_true(n > 0);
+		assert_int_equal(walsender_send(w, f.bytes + sent, n), n);
+		sent += n;
+		wait_readable(s);
+		/* What is sent over TCP is there a little later. */
+		for (int i = 0; i < (w->ssl != NULL && sent == f.len ? STEPS : 2); i++) {
+			err = PGWS_EAGAIN;
+			if (pgws_stream_phase(s) == PGWS_PHASE_COMMAND)
+				err = pgws_stream_work(s);
+			if (pgws_stream_phase(s) == PGWS_PHASE_STREAMING)
+				err = take_script(s, &at);
+			if (err != PGWS_EAGAIN)
+				break;
+			wait_readable(s);
+		}
+	}
+	assert_int_equal(err, PGWS_EEND);
+	assert_int_equal(at, 5);
+	done(s, w);
+}
+
+static void test_every_boundary(void **state)
+{
+	(void)state;
+	struct frames f = {.len = 0};
+	put_script(&f);
+	struct walsender *w = open_walsender(false);
+	for (size_t i = 1; i < f.len; i++)
+		play(w, i, f.len);
+	play(w, 1, 1);
+	play(w, f.len, f.len);
+	walsender_close(w);
+	if (!have_tls)
+		skip();
+	w = open_walsender(true);
+	play(w, 1, 1);
+	play(w, 7, 3);
+	play(w, f.len, f.len);
+	walsender_close(w);
+}
+
+/* ---- Ends and errors ------------------------------------------------------------------------- */
+
+/* Both ways say the same of what the server says. */
+static void same_end(const struct frames *f, int n_events, int expect, const char *sqlstate)
+{
+	static const enum pgws_receive ways[] = {PGWS_RECEIVE_LIBPQ, PGWS_RECEIVE_SOCKET};
+	char words[2][1100];
+	for (int i = 0; i < 2; i++) {
+		struct walsender *w = open_walsender(false);
+		struct pgws_stream *s = streaming(w, ways[i]);
+		assert_int_equal(pgws_stream_receive(s), ways[i]);
+		walsender_say(w, f);
+		walsender_hang_up(w);
+		struct pgws_event ev;
+		for (int n = 0; n < n_events; n++)
+			assert_int_equal(next(s, &ev), 0);
+		assert_int_equal(next(s, &ev), expect);
+		assert_string_equal(pgws_stream_sqlstate(s), sqlstate);
+		assert_int_equal(pgws_stream_phase(s), PGWS_PHASE_FAILED);
+		snprintf(words[i], sizeof(words[i]), "%s", pgws_stream_error(s));
+		assert_string_not_equal(words[i], "");
+		done(s, w);
+		walsender_close(w);
+	}
+	if (expect == PGWS_ESERVER || expect == PGWS_EEND)
+		assert_string_equal(words[0], words[1]);
+}
+
+static void test_ends(void **state)
+{
+	(void)state;
+	struct frames f = {.len = 0};
+	put_data(&f, 1, "x", 1);
+	put_data(&f, 2, "y", 1);
+	put_frame(&f, 'c', "", 0);
+	same_end(&f, 2, PGWS_EEND, "");
+	f.len = 0;
+	put_data(&f, 1, "x", 1);
+	put_frame(&f, 'C', "COPY 0", 7);
+	put_frame(&f, 'Z', "I", 1);
+	same_end(&f, 1, PGWS_EEND, "");
+#define FIELDS                                                                                     \
+	"SFEHLER\0VERROR\0C55000\0Mwords\nof two lines\0Ddetail\0Hhint\0qSELECT "                  \
+	"1\0Wwhere\0Fx.c\0L7\0Rfn\0"
+	f.len = 0;
+	put_data(&f, 1, "x", 1);
+	put_frame(&f, 'E', FIELDS, sizeof(FIELDS));
+	same_end(&f, 1, PGWS_ESERVER, "55000");
+	f.len = 0;
+	put_frame(&f, 'd', "q", 1);
+	same_end(&f, 0, PGWS_EPROTO, "");
+	f.len = 0;
+	put_frame(&f, 'd', "w1234567", 8);
+	same_end(&f, 0, PGWS_EPROTO, "");
+	/* In the middle of a message. */
+	f.len = 0;
+	put_data(&f, 1, "x", 1);
+	put_data(&f, 2, "0123456789", 10);
+	f.len -= 3;
+	same_end(&f, 1, PGWS_ECONN, "");
+	f.len = 0;
+	same_end(&f, 0, PGWS_ECONN, "");
+}
+
+/* An ErrorResponse as long as it wants, without a code, without an end. */
+static void test_odd_errors(void **state)
+{
+	(void)state;
+	static const char *const bodies[] = {
+		"", "S", "SERROR", "SERROR\0C", "Mno code\0", "SERROR\0C123\0Mshort code\0"};
+	static const size_t sizes[] = {0, 1, 6, 8, 10, 25};
+	struct walsender *w = open_walsender(false);
+	struct pgws_event ev;
+	for (size_t i = 0; i < 6; i++) {
+		struct frames f = {.len = 0};
+		put_frame(&f, 'E', bodies[i], sizes[i]);
+		struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
+		walsender_say(w, &f);
+		assert_int_equal(next(s, &ev), PGWS_ECONN);
+		done(s, w);
+	}
+	static char text[3000];
+	memset(text, 'm', sizeof(text));
+	memcpy(text, "C57P01\0M", 8);
+	memcpy(text + 2000, "\0Dd\0", 5);
+	struct frames f = {.len = 0};
+	put_frame(&f, 'E', text, 2005);
+	struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
+	walsender_say(w, &f);
+	assert_int_equal(next(s, &ev), PGWS_ESERVER);
+	assert_string_equal(pgws_stream_sqlstate(s), "57P01");
+	assert_memory_equal(pgws_stream_error(s), "mmmm", 4);
+	done(s, w);
+	walsender_close(w);
+}
+
+static void test_no_message(void **state)
+{
+	(void)state;
+	static const uint8_t bad[][9] = {{'x', 0, 0, 0, 4}, {'d', 0, 0, 0, 3}, {'d', 0, 0, 0, 0},
+		{'d', 0xff, 0xff, 0xff, 0xff}, {'d', 0x40, 0, 0, 0x41}, {'R', 0, 0, 0, 8},
+		{'W', 0, 0, 0, 4}};
+	struct walsender *w = open_walsender(false);
+	struct pgws_event ev;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct pgws_stream *s = streaming(w, PGWS_RECEIVE_AUTO);
+		struct frames f = {.len = 0};
+		put_data(&f, 1, "x", 1);
+		put_bytes(&f, bad[i], 9);
+		walsender_say(w, &f);
+		assert_int_equal(next(s, &ev), 0);
+		assert_int_equal(next(s, &ev), PGWS_EPROTO);
+		assert_int_equal(pgws_stream_phase(s), PGWS_PHASE_FAILED);
+		assert_int_equal(pgws_stream_next(s, &ev), PGWS_ESTATE);
+		/* A stream that began well is no reason to go back to libpq's loop. */
+		pgws_stream_close(s);
+		walsender_hang_up(w);
+		command(s, w);
+		walsender_say(w, copy_both());
+		assert_int_equal(work(s, w), 0);
+		assert_int_equal(pgws_stream_receive(s), PGWS_RECEIVE_SOCKET);
+		done(s, w);
+	}
+	walsender_close(w);
+}
+
+/* Nonsense in the place of the answer: libpq's loop from the next connection on, if it may. */
+static void test_fallback(void **state)
+{
+	(void)state;
+	static const enum pgws_receive first[] = {PGWS_RECEIVE_AUTO, PGWS_RECEIVE_SOCKET};
+	static const enum pgws_receive then[] = {PGWS_RECEIVE_LIBPQ, PGWS_RECEIVE_SOCKET};
+	static const char *const bad[] = {
+		"\0\0\0\0\0\0\0", "d\0\0\0\5x", "W\0\0\0\3", "\x16\3\1\2\0\1\0", "Z\0\0\0\5I"};
+	struct walsender *w = open_walsender(false);
+	for (size_t i = 0; i < 2 * 5; i++) {
+		struct pgws_stream *s = make(w, first[i % 2]);
+		command(s, w);
+		assert_int_equal(walsender_send(w, bad[i / 2], 6), 6);
+		assert_int_equal(work(s, w), PGWS_ECONN);
+		assert_non_null(strstr(pgws_stream_error(s), "START_REPLICATION"));
+		assert_int_equal(pgws_stream_phase(s), PGWS_PHASE_FAILED);
+		pgws_stream_close(s);
+		walsender_hang_up(w);
+		command(s, w);
+		walsender_say(w, copy_both());
+		assert_int_equal(work(s, w), 0);
+		assert_int_equal(pgws_stream_receive(s), then[i % 2]);
+		done(s, w);
+	}
+	walsender_close(w);
+}
+
+static void test_refusal(void **state)
+{
+	(void)state;
+	int ssl;
+	assert_null(pgwsi_rx_refusal(false, false, NULL));
+	assert_null(pgwsi_rx_refusal(false, true, &ssl));
+	assert_non_null(pgwsi_rx_refusal(false, true, NULL));
+	assert_non_null(pgwsi_rx_refusal(true, false, NULL));
+	assert_non_null(pgwsi_rx_refusal(true, true, &ssl));
+}
+
+/* What the server may say instead of CopyBothResponse. */
+static void test_start_answers(void **state)
+{
+	(void)state;
+	struct walsender *w = open_walsender(false);
+	struct pgws_stream *s = make(w, PGWS_RECEIVE_SOCKET);
+	struct frames f = {.len = 0};
+	put_frame(&f, 'S', "a\0b", 4);
+	put_frame(&f, 'E', "SERROR\0C42704\0Mgone\0", 21);
+	put_frame(&f, 'Z', "I", 1);
+	command(s, w);
+	walsender_say(w, &f);
+	assert_int_equal(work(s, w), PGWS_ESERVER);
+	assert_string_equal(pgws_stream_sqlstate(s), "42704");
+	assert_string_equal(pgws_stream_error(s), "ERROR:  gone");
+	done(s, w);
+
+	s = make(w, PGWS_RECEIVE_SOCKET);
+	f.len = 0;
+	put_frame(&f, 'C', "START_STREAMING", 16);
+	command(s, w);
+	walsender_say(w, &f);
+	assert_int_equal(work(s, w), PGWS_EEND);
+	done(s, w);
+
+	s = make(w, PGWS_RECEIVE_SOCKET);
+	command(s, w);
+	walsender_hang_up(w);
+	assert_int_equal(work(s, w), PGWS_ECONN);
+	assert_string_not_equal(pgws_stream_error(s), "");
+	done(s, w);
+	walsender_close(w);
+}
+
+/* ---- The buffer ------------------------------------------------------------------------------ */
+
+/* One data message of so many bytes, sent as the client reads. */
+static void pass_message(struct pgws_stream *s, struct walsender *w, size_t len)
+{
+	struct frames f = {.len = 0};
+	struct pgws_event ev;
+	uint8_t *body = malloc(len);
+	assert_non_null(body);
+	for (size_t i = 0; i < len; i++)
+		body[i] = (uint8_t)(i * 7);
+	put_data(&f, 3, "", 0);
+	uint32_t be = htonl((uint32_t)len + 4 + 25);
+	memcpy(f.bytes + 1, &be, 4);
+	walsender_say(w, &f);
+	size_t sent = 0;
+	int err = PGWS_EAGAIN;
+	for (int i = 0; i < STEPS && err == PGWS_EAGAIN; i++) {
+		if (sent < len)
+			sent += walsender_send(w, body + sent, len - sent);
+		err = pgws_stream_next(s, &ev);
+		if (err == PGWS_EAGAIN && sent == len)
+			wait_readable(s);
+	}
+	assert_int_equal(err, 0);
+	assert_int_equal(ev.len, len);
+	assert_memory_equal(ev.data, body, len);
+	free(body);
+}
+
+static void test_buffer_size(void **state)
+{
+	(void)state;
+	struct walsender *w = open_walsender(false);
+	struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
+	struct pgws_event ev;
+	pass_message(s, w, 1000);
+	assert_int_equal(s->rx->size, PGWSI_BUFFER_BYTES);
+	pass_message(s, w, PGWSI_BUFFER_BYTES - 30);
+	assert_int_equal(s->rx->size, PGWSI_BUFFER_BYTES);
+	/* A megabyte seldom comes alone: kept for a while. */
+	pass_message(s, w, 1000000);
+	assert_true(s->rx->size >= 1000030 && s->rx->size < 2100000);
+	pass_message(s, w, 10);
+	assert_true(s->rx->size >= 1000030);
+	for (int i = 0; i < 1200; i++)
+		pass_message(s, w, 10);
+	assert_int_equal(s->rx->size, PGWSI_BUFFER_BYTES);
+	pass_message(s, w, 9000000);
+	assert_true(s->rx->size >= 9000030);
+	pass_message(s, w, 10);
+	assert_int_equal(s->rx->size, PGWSI_BUFFER_BYTES);
+	/* A length is a promise: it costs nothing. */
+	struct frames f = {.len = 0};
+	put_bytes(&f,
+		"d\x3f\xff\xff\xff"
+		"w",
+		6);
+	walsender_say(w, &f);
+	walsender_hang_up(w);
+	assert_int_equal(next(s, &ev), PGWS_ECONN);
+	assert_int_equal(s->rx->size, PGWSI_BUFFER_BYTES);
+	done(s, w);
+	walsender_close(w);
+}
+
+/* ---- Output ---------------------------------------------------------------------------------- */
+
+/* Status updates until the socket is full; returns the last write position. */
+static uint64_t fill_socket(struct pgws_stream *s)
+{
+	uint64_t lsn = 0;
+	int small = 4096;
+	setsockopt(pgws_stream_fd(s), SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+	/* TCP moves bytes on for a while after it said that it is full. */
+	for (int blocked = 0; blocked < 10; blocked++) {
+		while (pgws_stream_flush(s) == 0) {
+			blocked = 0;
+			lsn++;
+			int err = pgws_stream_feedback(s, lsn, lsn, lsn, false);
+			assert_true(err == 0 || err == PGWS_EAGAIN);
+			assert_true(lsn < 1000000);
+		}
+		usleep(10000);
+	}
+	assert_true(pgws_stream_wants_write(s));
+	return lsn;
+}
+
+/* Reads the updates until this one and checks that each is whole and none goes back. */
+static void read_updates(struct pgws_stream *s, struct walsender *w, uint64_t until)
+{
+	char body[100];
+	uint64_t last = 0;
+	for (int i = 0; i < STEPS && last < until; i++) {
+		char type = walsender_frame(w, body, sizeof(body));
+		if (type == 0) {
+			(void)pgws_stream_flush(s);
+			usleep(100);
+			continue;
+		}
+		i = 0;
+		assert_int_equal(type, 'd');
+		assert_int_equal(body[0], 'r');
+		uint64_t lsn = pgwsi_be64((uint8_t *)body + 1);
+		assert_true(lsn > last);
+		last = lsn;
+	}
+	assert_true(last == until);
+}
+
+static void full_socket(bool tls)
+{
+	struct walsender *w = open_walsender(tls);
+	struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
+	struct frames f = {.len = 0};
+	struct pgws_event ev;
+	uint64_t lsn = fill_socket(s);
+	/* Newer ones replace the one that waits; events come in meanwhile. */
+	for (int i = 0; i < 100; i++)
+		assert_int_equal(
+			pgws_stream_feedback(s, lsn + 1 + (uint64_t)i, 1, 1, false), PGWS_EAGAIN);
+	put_data(&f, 9, "still", 5);
+	walsender_say(w, &f);
+	assert_int_equal(next(s, &ev), 0);
+	assert_int_equal(ev.len, 5);
+	assert_true(pgws_stream_wants_write(s) && pgws_stream_wants_read(s));
+	read_updates(s, w, lsn + 100);
+	assert_int_equal(pgws_stream_flush(s), 0);
+	assert_false(pgws_stream_wants_write(s));
+
+	/* The end goes out behind the last update, however full the socket is. */
+	lsn = fill_socket(s);
+	assert_int_equal(pgws_stream_feedback(s, lsn + 1, 1, 1, false), PGWS_EAGAIN);
+	assert_int_equal(pgws_stream_end(s), 0);
+	char body[100], type = 0;
+	uint64_t last = 0;
+	for (int i = 0; i < STEPS && type != 'c'; i++) {
+		type = walsender_frame(w, body, sizeof(body));
+		if (type == 'd') {
+			last = pgwsi_be64((uint8_t *)body + 1);
+			i = 0;
+		}
+		assert_int_equal(pgws_stream_work(s), PGWS_EAGAIN);
+		if (type == 0)
+			usleep(100);
+	}
+	assert_int_equal(type, 'c');
+	assert_true(last == lsn + 1);
+	done(s, w);
+	walsender_close(w);
+}
+
+static void test_full_socket(void **state)
+{
+	(void)state;
+	full_socket(false);
+	if (!have_tls)
+		skip();
+	full_socket(true);
+}
+
+/* The server asks for new keys, the second time while the socket is full. */
+static void test_key_update(void **state)
+{
+	(void)state;
+	if (!have_tls)
+		skip();
+	struct walsender *w = open_walsender(true);
+	struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
+	struct frames f = {.len = 0};
+	struct pgws_event ev;
+	put_data(&f, 9, "after", 5);
+	assert_int_equal(SSL_version(w->ssl), TLS1_3_VERSION);
+	/* Without need first: it is answered at once. */
+	assert_int_equal(SSL_key_update(w->ssl, SSL_KEY_UPDATE_REQUESTED), 1);
+	walsender_say(w, &f);
+	assert_int_equal(next(s, &ev), 0);
+	uint64_t lsn = fill_socket(s);
+	assert_int_equal(SSL_key_update(w->ssl, SSL_KEY_UPDATE_REQUESTED), 1);
+	walsender_say(w, &f);
+	int err = PGWS_EAGAIN;
+	for (int i = 0; i < STEPS && err == PGWS_EAGAIN; i++) {
+		walsender_read(w);
+		err = pgws_stream_next(s, &ev);
+		usleep(100);
+	}
+	assert_int_equal(err, 0);
+	assert_int_equal(ev.len, 5);
+	read_updates(s, w, lsn);
+	assert_false(pgws_stream_wants_write(s));
+	/* Some versions of OpenSSL answer while they read. */
+	s->rx->read_wants_write = true;
+	assert_true(pgws_stream_wants_write(s));
+	assert_false(pgws_stream_wants_read(s));
+	done(s, w);
+	walsender_close(w);
+}
+
+/* The stream is ended; what comes meanwhile is thrown away; the connection goes on with libpq. */
+static void orderly_end(bool tls)
+{
+	struct walsender *w = open_walsender(tls);
+	struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
+	struct frames f = {.len = 0};
+	char body[2000], type = 0;
+	put_data(&f, 1, "x", 1);
+	put_keepalive(&f, 5, 1);
+	put_frame(&f, 'N', "SNOTICE\0C00000\0Mhear\0", 22);
+	put_frame(&f, 'c', "", 0);
+	put_frame(&f, 'C', "COPY 0", 7);
+	put_frame(&f, 'C', "START_REPLICATION", 18);
+	put_frame(&f, 'Z', "I", 1);
+	put_frame(&f, 'S', "a\0bcdefgh", 10);
+	assert_int_equal(pgws_stream_end(s), 0);
+	/* All but the last bytes: libpq would not know what to make of those. */
+	walsender_send(w, f.bytes, f.len - 3);
+	for (int i = 0; i < 20; i++) {
+		assert_int_equal(pgws_stream_work(s), PGWS_EAGAIN);
+		wait_readable(s);
+	}
+	walsender_send(w, f.bytes + f.len - 3, 3);
+	assert_int_equal(work(s, w), 0);
+	assert_int_equal(pgws_stream_phase(s), PGWS_PHASE_READY);
+	assert_int_equal(pgws_stream_query(s, "SELECT 1"), 0);
+	for (int i = 0; i < STEPS && type != 'Q'; i++) {
+		assert_int_equal(pgws_stream_work(s), PGWS_EAGAIN);
+		type = walsender_frame(w, body, sizeof(body));
+	}
+	f.len = 0;
+	put_frame(&f, 'C', "SELECT 0", 9);
+	put_frame(&f, 'Z', "I", 1);
+	walsender_say(w, &f);
+	assert_int_equal(work(s, w), 0);
+	done(s, w);
+	walsender_close(w);
+}
+
+static void test_orderly_end(void **state)
+{
+	(void)state;
+	orderly_end(false);
+	if (!have_tls)
+		skip();
+	orderly_end(true);
+}
+
+/* ---- The rest -------------------------------------------------------------------------------- */
+
+static unsigned round_of(struct pgwsi_rx *rx, int64_t *now_ns, int64_t us, uint64_t n, uint64_t len)
+{
+	*now_ns += us * 1000;
+	rx->events = n;
+	rx->bytes = n * len;
+	pgwsi_rx_round(rx, *now_ns);
+	return rx->rest_us;
+}
+
+static void test_rest(void **state)
+{
+	(void)state;
+	struct pgwsi_rx rx = {.fd = -1};
+	int64_t now = INT64_C(1) << 50;
+	/* Slow: never, whatever the wake-up brought. */
+	for (int i = 0; i < 100; i++)
+		assert_int_equal(round_of(&rx, &now, 1000, 10, 200), 0);
+	/* Fast, few a wake-up: from the first millisecond on. */
+	for (int i = 0; i < 99; i++)
+		round_of(&rx, &now, 20, 2, 200);
+	assert_int_equal(rx.rest_us, 300);
+	/* Nothing came: at once not any more, and the next ones alone do not bring it back. */
+	assert_int_equal(round_of(&rx, &now, 300, 0, 0), 0);
+	assert_int_equal(round_of(&rx, &now, 20, 2, 200), 0);
+	assert_int_equal(round_of(&rx, &now, 1000000, 3, 200), 0);
+	/* A burst, then a pause, then one message. */
+	for (int i = 0; i < 99; i++)
+		round_of(&rx, &now, 20, 20, 200);
+	assert_true(rx.rest_us > 50);
+	assert_int_equal(round_of(&rx, &now, 20000, 1, 200), 0);
+	/* So fast that a Unix socket's buffer would be full: shorter. */
+	for (int i = 0; i < 99; i++)
+		round_of(&rx, &now, 100, 50, 100);
+	assert_int_equal(rx.rest_us, 128);
+	/* Large rows: shorter, then not at all. */
+	for (int i = 0; i < 99; i++)
+		round_of(&rx, &now, 100, 5, 10000);
+	assert_true(rx.rest_us >= 125 && rx.rest_us <= 135);
+	for (int i = 0; i < 99; i++)
+		round_of(&rx, &now, 100, 5, 100000);
+	assert_int_equal(rx.rest_us, 0);
+}
+
+static int setup_tls(void **state)
+{
+	(void)state;
+	signal(SIGPIPE, SIG_IGN);
+	snprintf(cert_dir, sizeof(cert_dir), "/tmp/howdah-cert.XXXXXX");
+	assert_non_null(mkdtemp(cert_dir));
+	have_tls = make_certificate(cert_dir);
+	return 0;
+}
+
+static int teardown_tls(void **state)
+{
+	(void)state;
+	char path[100];
+	snprintf(path, sizeof(path), "%s/server.crt", cert_dir);
+	unlink(path);
+	snprintf(path, sizeof(path), "%s/server.key", cert_dir);
+	unlink(path);
+	rmdir(cert_dir);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_every_boundary),
+		cmocka_unit_test(test_ends),
+		cmocka_unit_test(test_odd_errors),
+		cmocka_unit_test(test_no_message),
+		cmocka_unit_test(test_fallback),
+		cmocka_unit_test(test_refusal),
+		cmocka_unit_test(test_start_answers),
+		cmocka_unit_test(test_buffer_size),
+		cmocka_unit_test(test_full_socket),
+		cmocka_unit_test(test_key_update),
+		cmocka_unit_test(test_orderly_end),
+		cmocka_unit_test(test_rest),
+	};
+	return cmocka_run_group_tests(tests, setup_tls, teardown_tls);
+}
