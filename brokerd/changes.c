@@ -648,14 +648,14 @@ static void publish_gap(struct changes *c, const struct ring_gap *gap)
 static int on_gap(const struct ring_gap *gap, void *arg)
 {
 	struct changes *c;
-	char from[18], to[18], reason[300];
+	char from[18], to[18];
 
 	OBJ_CAST(c, arg, CHANGES_MAGIC);
 	if (c->quiesced)
 		return RING_READER_PAUSE; /* the next life hears of it */
-	snprintf(c->gap, sizeof(c->gap), "table changes from %s to %s are missing: %s",
+	snprintf(c->gap, sizeof(c->gap), "table changes from %s to %s are missing: %.*s",
 		pgws_lsn_str(gap->from_lsn, from), pgws_lsn_str(gap->to_lsn, to),
-		log_escape(gap->reason, gap->reason_len, reason, sizeof(reason)));
+		gap->reason_len < 240 ? (int)gap->reason_len : 240, gap->reason);
 	log_error("changes.gap", "%s", c->gap);
 	c->counts[CHANGES_STAT_GAPS]++;
 	/* A set of before that is stored later than the new slot's own is void, whatever its LSN.

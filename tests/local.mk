@@ -110,6 +110,7 @@ EXTRA_DIST += \
 	tests/system/test_changes.py \
 	tests/system/test_failover.py \
 	tests/system/test_faults.py \
+	tests/system/test_guard.py \
 	tests/system/test_pgctl.py \
 	tests/system/test_pgctl_wal.py \
 	tests/system/test_postgres_worker.py \

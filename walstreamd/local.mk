@@ -11,6 +11,8 @@ walstreamd_libwalstreamd_a_SOURCES = \
 	walstreamd/publisher.h \
 	walstreamd/registrar.c \
 	walstreamd/registrar.h \
+	walstreamd/retention.c \
+	walstreamd/retention.h \
 	walstreamd/timeline.c \
 	walstreamd/timeline.h \
 	walstreamd/walstreamd.c \

@@ -617,7 +617,7 @@ void publisher_publish(struct publisher *p)
 
 /* ---- Positions ------------------------------------------------------------------------------ */
 
-uint64_t publisher_flush_lsn(struct publisher *p)
+static uint64_t least_acked(const struct publisher *p)
 {
 	uint64_t min = p->received_lsn;
 	for (size_t i = 0; i < N_CONSUMERS; i++) {
@@ -625,9 +625,19 @@ uint64_t publisher_flush_lsn(struct publisher *p)
 		if (c->enabled && c->acked_lsn < min)
 			min = c->acked_lsn;
 	}
+	return min;
+}
+
+bool publisher_is_idle(const struct publisher *p)
+{
+	return least_acked(p) >= p->received_lsn && !p->in_txn && !publisher_is_full(p);
+}
+
+uint64_t publisher_flush_lsn(struct publisher *p)
+{
+	uint64_t min = least_acked(p);
 	/* Nothing in flight: the server's idle position is as good as acknowledged. */
-	bool idle = min >= p->received_lsn && !p->in_txn && !publisher_is_full(p);
-	if (idle && p->keepalive_lsn > min)
+	if (publisher_is_idle(p) && p->keepalive_lsn > min)
 		min = p->keepalive_lsn;
 	if (min > p->flush_lsn)
 		p->flush_lsn = min;

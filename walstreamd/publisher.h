@@ -89,6 +89,9 @@ void publisher_publish(struct publisher *p);
 /* Up to here all enabled consumers are done: what the slot may be moved to. Never goes back on
  * one timeline; 0 before the first stream. */
 uint64_t publisher_flush_lsn(struct publisher *p);
+/* A stream is followed and everything that came is acknowledged: whatever the slot lags behind is
+ * no reader's doing. */
+bool publisher_is_idle(const struct publisher *p);
 uint32_t publisher_timeline(const struct publisher *p);
 uint64_t publisher_published_lsn(const struct publisher *p);
 uint64_t publisher_received_lsn(const struct publisher *p);

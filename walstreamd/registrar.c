@@ -82,6 +82,7 @@ struct registrar {
 	bool freed;
 	uint32_t sender_timeout_ms;
 	uint64_t slot_busy_since_ms;
+	uint64_t heartbeat_ms; /* of the last one */
 	unsigned rounds;
 	struct ev_timer again;
 	struct ev_timer monitor;
@@ -258,8 +259,10 @@ static void on_lost_noted(PGresult *res, void *arg)
 {
 	struct registrar *r;
 	OBJ_CAST(r, arg, REGISTRAR_MAGIC);
-	if (usable(r, res, "write down what is missing"))
-		step_server(r);
+	if (!usable(r, res, "write down what is missing"))
+		return;
+	stats_add(r->d->stats, WAL_STAT_SLOTS_LOST, 1);
+	step_server(r);
 }
 
 /* The slot is gone, or what there is of it cannot be used. slot_lsn: its own confirmed position, or
@@ -386,16 +389,24 @@ static void step_publications(struct registrar *r)
 	"CASE WHEN to_jsonb(s) ->> 'conflicting' = 'true' THEN 'conflicting' END, ''), "           \
 	"s.confirmed_flush_lsn, s.restart_lsn, pg_current_wal_lsn(), "                             \
 	"pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.safe_wal_size, "          \
-	"coalesce(to_jsonb(s) ->> 'failover', 'false') "                                           \
+	"coalesce(to_jsonb(s) ->> 'failover', 'false'), "                                          \
+	"(SELECT setting::bigint * 1048576 FROM pg_settings "                                      \
+	"WHERE name = 'max_slot_wal_keep_size' AND setting <> '-1'), "                             \
+	"(SELECT who FROM (SELECT xact_start, 'process ' || pid FROM pg_stat_activity "            \
+	"WHERE backend_xid IS NOT NULL UNION ALL SELECT prepared, 'prepared transaction ' || gid " \
+	"FROM pg_prepared_xacts) x(began, who) WHERE began < now() - interval '10s' "              \
+	"ORDER BY began LIMIT 1) "                                                                 \
 	"FROM pg_replication_slots s WHERE s.slot_name = $1::text"
 
 static void remember_slot(struct registrar *r, const PGresult *res)
 {
 	const char *status = field(res, 2), *retained = field(res, 7), *safe = field(res, 8);
+	const char *limit = field(res, 10), *oldest = field(res, 11);
 	r->last = (struct registrar_slot){
 		.known = true,
 		.failover = is_true(field(res, 9)),
 		.safe_wal_bytes = safe != NULL ? strtoll(safe, NULL, 10) : -1,
+		.keep_limit_bytes = limit != NULL ? strtoll(limit, NULL, 10) : -1,
 		.confirmed_lsn = lsn_of(field(res, 4)),
 		.restart_lsn = lsn_of(field(res, 5)),
 		.server_lsn = lsn_of(field(res, 6)),
@@ -403,6 +414,7 @@ static void remember_slot(struct registrar *r, const PGresult *res)
 	};
 	snprintf(
 		r->last.wal_status, sizeof(r->last.wal_status), "%s", status != NULL ? status : "");
+	snprintf(r->last.oldest, sizeof(r->last.oldest), "%s", oldest != NULL ? oldest : "");
 }
 
 static void on_dropped(PGresult *res, void *arg)
@@ -725,6 +737,29 @@ static void on_seen(PGresult *res, void *arg)
 	if (res != NULL && PQresultStatus(res) == PGRES_COMMAND_OK &&
 		strcmp(PQcmdTuples(res), "0") == 0)
 		registrar_check(r);
+}
+
+static void on_heartbeat(PGresult *res, void *arg)
+{
+	char error[400];
+	(void)arg;
+	if (res != NULL && PQresultStatus(res) != PGRES_TUPLES_OK)
+		log_limited(LOG_LEVEL_WARNING, "wal.heartbeat",
+			"cannot write a heartbeat: %s; walstreamd.heartbeat = \"0s\" does without",
+			pg_result_error(res, error, sizeof(error)));
+}
+
+bool registrar_heartbeat(struct registrar *r)
+{
+	OBJ_CHECK(r, REGISTRAR_MAGIC);
+	uint64_t every = (uint64_t)conf_int(r->d->conf, "walstreamd.heartbeat");
+	uint64_t now = ev_now_ms();
+	if (every == 0 || !r->ready || pgconn_get_state(r->conn) != PGCONN_UP ||
+		(r->heartbeat_ms != 0 && now - r->heartbeat_ms < every))
+		return false;
+	r->heartbeat_ms = now;
+	return pgconn_simple(r->conn, "SELECT pg_logical_emit_message(false, 'howdah', '')", 0,
+		       NULL, on_heartbeat, r) == 0;
 }
 
 /* That we live, and up to where everything is acknowledged: where a gap would begin. */

@@ -23,8 +23,10 @@ struct registrar_slot {
 	bool failover; /* the slot is kept by standbys too (17+) */
 	uint64_t server_lsn, restart_lsn, confirmed_lsn;
 	uint64_t retained_bytes;
-	int64_t safe_wal_bytes; /* may be written before the slot can be lost; -1: no limit */
-	char wal_status[16];    /* reserved extended unreserved lost */
+	int64_t safe_wal_bytes;   /* may be written before the slot can be lost; -1: no limit */
+	int64_t keep_limit_bytes; /* max_slot_wal_keep_size; -1: none */
+	char oldest[96];          /* who has the oldest open transaction that writes; "" if none */
+	char wal_status[16];      /* reserved extended unreserved lost */
 };
 
 /* Changes that a lost slot took with it: transactions that end in (from, to]. */
@@ -69,6 +71,9 @@ void registrar_slot_created(struct registrar *r, uint64_t lsn, uint32_t timeline
 void registrar_slot_failed(struct registrar *r, const char *why);
 /* Asks for the server's positions now: on_look follows. */
 void registrar_look(struct registrar *r);
+/* Writes a logical message that means nothing, so that the server has something to decode: at most
+ * once per walstreamd.heartbeat. True: sent. */
+bool registrar_heartbeat(struct registrar *r);
 /* Connected, registered, slot in order. */
 bool registrar_is_ready(const struct registrar *r);
 /* Gaps that not everybody knows of, oldest first; valid until the next check. */

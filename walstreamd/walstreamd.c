@@ -35,6 +35,7 @@
 #include "walstreamd/lag.h"
 #include "walstreamd/publisher.h"
 #include "walstreamd/registrar.h"
+#include "walstreamd/retention.h"
 #include "walstreamd/walstreamd.h"
 
 #define WALSTREAMD_MAGIC 0x77616c64u
@@ -44,6 +45,7 @@
 #define BACKOFF_CAP_MS 10000
 #define SLOT_ACTIVE_MS 100
 #define TEXT_BYTES 480
+#define HEARTBEAT_BYTES (UINT64_C(1) << 20) /* less is not worth one */
 
 MEM_TYPE(mem_walstreamd, "walstreamd");
 MEM_TYPE(mem_lag, "wal.lag request");
@@ -61,7 +63,8 @@ struct walstreamd {
 	struct registrar_slot slot; /* as last looked at */
 	bool create_wanted;         /* the registrar waits for a slot */
 	bool draining;
-	bool warned_retained;
+	enum retention retention; /* as last judged */
+	uint64_t looked_retained; /* bytes, when it was last looked at */
 	char trouble[TEXT_BYTES]; /* why there is no stream; "" if nothing is wrong */
 	struct list lag_requests;
 	struct lag_history lag_history;
@@ -75,19 +78,23 @@ struct lag_request {
 
 /* ---- Status --------------------------------------------------------------------------------- */
 
-static void retained_text(const struct walstreamd *w, char *out, size_t size)
+/* Logged when it becomes worse. */
+static void retained_text(struct walstreamd *w, char *out, size_t size)
 {
-	out[0] = '\0';
-	if (!w->slot.known || w->slot.retained_bytes <
-				      (uint64_t)conf_int(w->d->conf, "walstreamd.wal_warn_bytes"))
-		return;
-	snprintf(out, size, "the server keeps %llu MB of WAL for slot howdah_%s",
-		(unsigned long long)(w->slot.retained_bytes >> 20), w->d->node);
+	uint64_t warn = (uint64_t)conf_int(w->d->conf, "walstreamd.wal_warn_bytes");
+	enum retention r = retention_judge(&w->slot, warn);
+	char slot[80];
+	snprintf(slot, sizeof(slot), "howdah_%s", w->d->node);
+	retention_text(r, &w->slot, slot, out, size);
+	if (r > w->retention)
+		log_warning("wal.retained", "%s; %s", out, retention_remedy(r));
+	if (w->slot.known)
+		w->retention = r;
 }
 
 static void update_status(struct walstreamd *w)
 {
-	char retained[120];
+	char retained[320];
 	retained_text(w, retained, sizeof(retained));
 	const char *full = publisher_trouble(w->publisher);
 	enum follower_state state = follower_get_state(w->follower);
@@ -102,13 +109,6 @@ static void update_status(struct walstreamd *w)
 			retained[0] != '\0' ? "; " : "", retained);
 	else
 		daemon_status(w->d, "connecting");
-	if (retained[0] != '\0' && !w->warned_retained)
-		log_warning("wal.retained",
-			"%s; a reader that is held or a subscriber that does "
-			"not acknowledge keeps it there (see pgctl wal lag), "
-			"pgctl node remove gives it up",
-			retained);
-	w->warned_retained = retained[0] != '\0';
 }
 
 static void set_trouble(struct walstreamd *w, const char *text)
@@ -442,12 +442,26 @@ static void lag_end(struct lag_request *q)
 	mem_free(&mem_lag, q);
 }
 
+/* More and more is kept although nothing is owed: the server may have nothing to decode for us, and
+ * with that no reason to move the slot. */
+static void maybe_heartbeat(struct walstreamd *w)
+{
+	bool grows = w->slot.retained_bytes > w->looked_retained;
+	w->looked_retained = w->slot.retained_bytes;
+	if (grows && w->slot.retained_bytes > HEARTBEAT_BYTES &&
+		follower_get_state(w->follower) == FOLLOWER_STREAMING &&
+		publisher_is_idle(w->publisher) && registrar_heartbeat(w->registrar))
+		stats_add(w->d->stats, WAL_STAT_HEARTBEATS, 1);
+}
+
 static void reg_on_look(const struct registrar_slot *slot, void *arg)
 {
 	struct walstreamd *w;
 	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
-	if (slot != NULL)
+	if (slot != NULL) {
 		w->slot = *slot;
+		maybe_heartbeat(w);
+	}
 	while (!list_empty(&w->lag_requests)) {
 		struct lag_request *q = list_first(&w->lag_requests, struct lag_request, link);
 		struct ctl_client *c = q->client;
@@ -511,6 +525,8 @@ static void on_tick(void *arg)
 	note_told(w);
 	publisher_update_stats(w->publisher);
 	stats_set(s, WAL_STAT_RETAINED_BYTES, w->slot.known ? w->slot.retained_bytes : 0);
+	stats_set(s, WAL_STAT_SAFE_BYTES,
+		w->slot.known && w->slot.safe_wal_bytes > 0 ? (uint64_t)w->slot.safe_wal_bytes : 0);
 	uint64_t server = follower_server_lsn(w->follower);
 	if (w->slot.server_lsn > server)
 		server = w->slot.server_lsn;
@@ -683,6 +699,13 @@ static const struct stats_row stats_rows[WAL_STAT_COUNT] = {
 		"bytes passed over at the end of the window"},
 	[WAL_STAT_RING_WAKES] = {"ring_wakes", STATS_COUNTER, "", STATS_DEBUG,
 		"sleeping readers that were woken"},
+	[WAL_STAT_SAFE_BYTES] = {"wal_safe_bytes", STATS_GAUGE, "bytes", STATS_INFO,
+		"WAL that can be written before the slot can be lost; 0: no limit, or no time "
+		"left"},
+	[WAL_STAT_HEARTBEATS] = {"wal_heartbeats", STATS_COUNTER, "", STATS_INFO,
+		"logical messages written to move the slot of a quiet database"},
+	[WAL_STAT_SLOTS_LOST] = {"wal_slots_lost", STATS_COUNTER, "", STATS_STATUS,
+		"lost slots that were made anew"},
 };
 
 const struct daemon_info walstreamd_info = {

@@ -68,6 +68,16 @@ const struct conf_row ring_conf_rows[] = {
 			"report what is missing",
 	},
 	{
+		.path = "walstreamd.heartbeat",
+		.type = CONF_DURATION,
+		.min = 0,
+		.max = 3600000,
+		.def = "10s",
+		.reload = CONF_LIVE,
+		.help = "at most so often a logical message is written while the server keeps more "
+			"and more WAL for a database in which nothing happens; \"0s\": never",
+	},
+	{
 		.path = "walstreamd.failover_slot",
 		.type = CONF_BOOL,
 		.def = "true",

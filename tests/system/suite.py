@@ -91,14 +91,14 @@ def processes_naming(text):
 class Postgres:
     """A throw-away server of its own: for external mode, and for servers of other versions."""
 
-    def __init__(self, bindir=None, settings="", tcp=True):
+    def __init__(self, bindir=None, settings="", tcp=True, initdb=()):
         self.bindir = bindir or PG_BINDIR or sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1]
         self.root = short_dir("hwpg.")
         self.data = f"{self.root}/data"
         self.port = free_port()
         self.process = None
         self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
-                  "--locale=C", "--no-sync")
+                  "--locale=C", "--no-sync", *initdb)
         with open(f"{self.data}/postgresql.conf", "a") as f:
             f.write(f"wal_level = logical\nfsync = off\nport = {self.port}\n"
                     f"unix_socket_directories = '{self.root}'\n"

@@ -8,7 +8,6 @@ import shutil
 import signal
 import time
 
-import psycopg2
 import pytest
 
 from suite import AS_ROOT, USER, Postgres, short_dir, wait_until

@@ -564,6 +564,113 @@ static void test_other_timeline(void **state)
 	assert_int_equal(stat_of(f, CHANGES_STAT_PENDING_TX), 0);
 }
 
+static void put_timeline(struct fixture *f, uint64_t from_lsn, uint64_t left_lsn)
+{
+	struct ring_record rec = {.type = RING_STREAM,
+		.audience = RING_TO_ALL,
+		.timeline = f->timeline + 1,
+		.commit_lsn = from_lsn,
+		.relid = f->timeline,
+		.lsn = left_lsn};
+
+	f->timeline++;
+	put(f, &rec, NULL);
+}
+
+/* What both timelines have is not published again, and is acknowledged by the PUBACKs that it had
+ * waited for. */
+static void test_timeline_kept(void **state)
+{
+	struct fixture *f = *state;
+
+	slot_created(f);
+	sql(f, "CREATE TABLE t (id int PRIMARY KEY); SELECT howdah_mqtt.publish_table('t', "
+	       "'a/{id}')");
+	settle(f);
+	puback_to(sub.n);
+	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_ACKED_LSN) == f->received);
+	uint64_t acked = f->received;
+	sql(f, "INSERT INTO t VALUES (1); SELECT howdah_mqtt.publish_table('t', 'b/{id}')");
+	sql(f, "INSERT INTO t VALUES (2)");
+	settle(f);
+	uint64_t left = f->received;
+	size_t n = sub.n;
+	pgws_stream_free(&f->stream);
+	usleep(100000);
+	put_timeline(f, acked, left);
+	(void)stream_from(f, acked);
+	sql(f, "INSERT INTO t VALUES (3)");
+	settle(f);
+	assert_string_equal(topics(), "a/1 b/2 b/3 ");
+	assert_false(attach_wanted);
+	/* The old ones' count, up to there. */
+	assert_int_equal(stat_of(f, CHANGES_STAT_ACKED_LSN), acked);
+	puback_to(n);
+	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_ACKED_LSN) >= left);
+	assert_true(stat_of(f, CHANGES_STAT_ACKED_LSN) < f->received);
+	puback_to(sub.n);
+	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_ACKED_LSN) == f->received);
+	assert_int_equal(stat_of(f, CHANGES_STAT_PENDING_TX), 0);
+}
+
+static bool sql_is_zero(struct fixture *f, const char *text)
+{
+	PGresult *res = PQexec(f->sql, text);
+	assert_int_equal(PQresultStatus(res), PGRES_TUPLES_OK);
+	bool zero = strcmp(PQgetvalue(res, 0, 0), "0") == 0;
+	PQclear(res);
+	return zero;
+}
+
+/* A set of mappings that did not last is still being stored when the timeline changes: it is waited
+ * for and removed, before the set of the beginning is read. */
+static void test_timeline_set_in_doubt(void **state)
+{
+	struct fixture *f = *state;
+
+	slot_created(f);
+	sql(f, "CREATE TABLE t (id int PRIMARY KEY); SELECT howdah_mqtt.publish_table('t', "
+	       "'a/{id}')");
+	settle(f);
+	puback_to(sub.n);
+	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_ACKED_LSN) == f->received);
+	uint64_t acked = f->received;
+	char *later = xasprintf("SELECT count(*) FROM howdah_mqtt.node_state WHERE lsn - '0/0' > "
+				"%llu",
+		(unsigned long long)acked);
+	/* Whoever stores waits for this. */
+	PGconn *lock = PQconnectdb("");
+	PQclear(PQexec(lock, "BEGIN; LOCK TABLE howdah_mqtt.node_state IN SHARE MODE"));
+	sql(f, "SELECT howdah_mqtt.publish_table('t', 'b/{id}')");
+	sql(f, "INSERT INTO t VALUES (1)");
+	settle(f);
+	assert_string_equal(topics(), "b/1 ");
+
+	pgws_stream_free(&f->stream);
+	put_timeline(f, acked, acked);
+	TURN_UNTIL(f, attach_wanted);
+	ring_producer_drop(f->p, 1);
+	ring_cursor_unmap(f->cursor);
+	close(f->data_event);
+	usleep(100000);
+	grant(f, acked);
+	uint64_t stored = stat_of(f, CHANGES_STAT_STATES_STORED);
+	for (int i = 0; i < 200; i++)
+		turn(f);
+	assert_int_equal(stat_of(f, CHANGES_STAT_STATES_STORED), stored);
+	PQclear(PQexec(lock, "COMMIT"));
+	PQfinish(lock);
+	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_STATES_STORED) == stored + 1);
+	TURN_UNTIL(f, sql_is_zero(f, later));
+	free(later);
+	/* Another history: without the mapping. */
+	sql(f, "SELECT howdah_mqtt.publish_table('t', 'a/{id}')");
+	(void)stream_from(f, f->received);
+	sql(f, "INSERT INTO t VALUES (2)");
+	settle(f);
+	assert_non_null(strstr(topics(), "a/2 "));
+}
+
 /* walstreamd's next life, which has the same ring. */
 static void attach_again(struct fixture *f)
 {
@@ -631,6 +738,44 @@ static void test_slot_made_anew(void **state)
 	sql(f, "INSERT INTO t VALUES (2)");
 	settle(f);
 	assert_string_equal(topics(), "b/2 ");
+}
+
+/* The gap is said, and what is stored for before the new slot is not waited for in vain. */
+static void test_gap(void **state)
+{
+	struct fixture *f = *state;
+
+	slot_created(f);
+	settle(f);
+	pgws_stream_free(&f->stream);
+	usleep(100000);
+	uint64_t from = f->received;
+	new_slot(f);
+	struct ring_record rec = {.type = RING_GAP,
+		.audience = RING_TO_ALL,
+		.timeline = f->timeline,
+		.lsn = from,
+		.end_lsn = f->slot_lsn,
+		.commit_time = 1000000,
+		.payload_len = 12};
+	size_t n = sub.n;
+	put(f, &rec, "it \"was\" lost");
+	rec = (struct ring_record){.type = RING_STREAM,
+		.audience = RING_TO_ALL,
+		.timeline = f->timeline,
+		.commit_lsn = f->slot_lsn};
+	put(f, &rec, NULL);
+	settle(f);
+	assert_int_equal(stat_of(f, CHANGES_STAT_GAPS), 1);
+	assert_non_null(strstr(changes_gap(f->c), "are missing: it "));
+	assert_string_equal(sub.kept[n]->topic, "$SYS/howdah/gap");
+	char from_text[18], to_text[18];
+	char *expect = xasprintf("{\"node\":\"n\",\"from_lsn\":\"%s\",\"to_lsn\":\"%s\","
+				 "\"reason\":\"it \\\"was\\\" los\",\"at\":946684801.0}",
+		pgws_lsn_str(from, from_text), pgws_lsn_str(f->slot_lsn, to_text));
+	assert_int_equal(sub.kept[n]->payload_len, strlen(expect));
+	assert_memory_equal(sub.kept[n]->payload, expect, strlen(expect));
+	free(expect);
 }
 
 static void test_congestion(void **state)
@@ -735,6 +880,9 @@ int main(void)
 		TEST(test_acknowledgement),
 		TEST(test_second_life),
 		TEST(test_other_timeline),
+		TEST(test_timeline_kept),
+		TEST(test_timeline_set_in_doubt),
+		TEST(test_gap),
 		TEST(test_slot_made_anew),
 		TEST(test_congestion),
 		TEST(test_types),

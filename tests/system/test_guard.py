@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: PostgreSQL
+"""Guard rails: a lost slot and the two answers to it, at every step of the way; WAL that is never held
+for an idle database; a server that stops fast."""
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from rawmqtt import RawClient
+from suite import as_user, wait_until
+
+SLOT = "howdah_test"
+GAP = "$SYS/howdah/gap"
+
+
+def one(pg, sql, *args, dbname="howdah"):
+    conn = pg.connect(dbname)
+    try:
+        cur = conn.cursor()
+        cur.execute(sql, args or None)
+        row = cur.fetchone() if cur.description else None
+        return row[0] if row else None
+    finally:
+        conn.close()
+
+
+def external(make_suite, make_postgres, walstreamd="", brokerd="", settings="", initdb=()):
+    """A suite on a server of its own, so that the server can be looked at while the suite is down."""
+    pg = make_postgres(settings=settings, initdb=initdb)
+    one(pg, "CREATE DATABASE howdah", dbname="postgres")
+    suite = make_suite(postgres=f'mode = "external"; conninfo = "{pg.conninfo()}";',
+                       walstreamd=walstreamd, brokerd=brokerd, start=False)
+    suite.start()
+    wait_until("control socket", lambda: suite.status())
+    suite.pgctl("db", "init")
+    suite.wait_up()
+    one(pg, "CREATE TABLE f (id int PRIMARY KEY, a text)")
+    one(pg, "SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
+    return pg, suite
+
+
+def acknowledged(pg):
+    """Waits until the slot stands at the server's end, and returns that."""
+    end = one(pg, "SELECT pg_current_wal_lsn()")
+    wait_until("all is acknowledged", lambda: one(
+        pg, f"SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots WHERE slot_name = '{SLOT}'"),
+        30)
+    return end
+
+
+def drop_slot(pg):
+    wait_until("slot is free", lambda: one(
+        pg, f"SELECT active_pid IS NULL FROM pg_replication_slots WHERE slot_name = '{SLOT}'"))
+    one(pg, f"SELECT pg_drop_replication_slot('{SLOT}')")
+
+
+def gap_messages(sub):
+    return [json.loads(m["payload"]) for m in sub.snapshot() if m["topic"] == GAP]
+
+
+def ids(sub):
+    return [json.loads(m["payload"])["new"]["id"] for m in sub.snapshot() if m["topic"] != GAP]
+
+
+def gap_rows(pg):
+    conn = pg.connect()
+    cur = conn.cursor()
+    cur.execute("SELECT from_lsn::text, to_lsn::text, told_at IS NOT NULL, reason FROM howdah.gap"
+                " ORDER BY id")
+    rows = cur.fetchall()
+    conn.close()
+    return rows
+
+
+def told_once(pg, suite):
+    """The one gap is closed and told; returns its row. brokerd has counted it once."""
+    wait_until("the gap is told", lambda: gap_rows(pg) and gap_rows(pg)[-1][2], 60)
+    suite.wait_up()
+    rows = gap_rows(pg)
+    assert len(rows) == 1, rows
+    wait_until("it is counted", lambda: suite.stat("brokerd", "changes_gaps") == 1)
+    assert "are missing" in suite.status("brokerd")["text"]
+    return rows[0]
+
+
+def follows(pg, suite, row):
+    sub = suite.subscribe("f/#")
+    one(pg, "INSERT INTO f VALUES (%s)", row)
+    wait_until(f"row {row}", lambda: row in ids(sub))
+
+
+def test_fast_shutdown(make_suite, make_postgres):
+    """pg_ctl stop -m fast, with a subscriber that owes an acknowledgement."""
+    pg, suite = external(make_suite, make_postgres)
+    client = RawClient(suite.mqtt_port, "silent")
+    client.subscribe("f/#")
+    one(pg, "INSERT INTO f VALUES (1)")
+    client.receive_publish()
+    began = time.monotonic()
+    subprocess.run(as_user([f"{pg.bindir}/pg_ctl", "stop", "-m", "fast", "-t", "60", "-D", pg.data]),
+                   check=True, stdout=subprocess.DEVNULL)
+    took = time.monotonic() - began
+    client.close()
+    pg.process.wait(10)
+    assert took < 5, f"the server took {took:.1f} s to stop"
+
+
+def test_slot_dropped_under_the_suite(make_suite, make_postgres):
+    """recreate: the rows of the gap do not come, the gap does, before anything after it."""
+    pg, suite = external(make_suite, make_postgres, 'lost_slot = "recreate";')
+    sub = suite.subscribe("f/#", GAP)
+    one(pg, "INSERT INTO f VALUES (1)")
+    sub.wait_count(1)
+    acked = acknowledged(pg)
+    # The walsender cannot send row 2, then its slot goes away.
+    walsender = one(pg, f"SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{SLOT}'")
+    conn = pg.connect()
+    cur = conn.cursor()
+    os.kill(walsender, signal.SIGSTOP)
+    cur.execute("INSERT INTO f VALUES (2)")
+    cur.execute("SELECT pg_current_wal_lsn()::text")
+    missed = cur.fetchone()[0]
+    pid = suite.kill("walstreamd", signal.SIGSTOP)
+    cur.execute("SELECT pg_terminate_backend(%s)", (walsender,))
+    os.kill(walsender, signal.SIGCONT)
+    drop_slot(pg)
+    os.kill(pid, signal.SIGCONT)
+    row = told_once(pg, suite)
+    one(pg, "INSERT INTO f VALUES (3)")
+    wait_until("row 3", lambda: 3 in ids(sub))
+    assert [m["topic"] for m in sub.snapshot()] == ["f/1", GAP, "f/3"]
+    gap, = gap_messages(sub)
+    assert (gap["node"], gap["from_lsn"], gap["to_lsn"]) == ("test", row[0], row[1])
+    assert abs(gap["at"] - time.time()) < 600
+    cur.execute("SELECT %s::pg_lsn <= %s::pg_lsn AND %s::pg_lsn < %s::pg_lsn AND %s::pg_lsn < %s::pg_lsn",
+                (acked, gap["from_lsn"], gap["from_lsn"], missed, missed, gap["to_lsn"]))
+    assert cur.fetchone()[0], (acked, gap, missed)
+    conn.close()
+    node, = [r for r in suite.rows("node", "list") if r["name"] == "test"]
+    assert (node["gap_from"], node["gap_to"]) == (gap["from_lsn"], gap["to_lsn"])
+    wait_until("counted", lambda: suite.stat("walstreamd", "wal_slots_lost") == 1)
+    # A reader that comes later is not told again.
+    suite.kill("brokerd")
+    wait_until("a new brokerd", lambda: suite.status("brokerd").get("restarts") == 1 and suite.is_up())
+    follows(pg, suite, 4)
+    assert suite.stat("brokerd", "changes_gaps") == 0
+
+
+def test_slot_invalidated_while_streaming(make_suite, make_postgres):
+    """max_slot_wal_keep_size: warned of before, then lost, then made anew."""
+    pg, suite = external(
+        make_suite, make_postgres, 'lost_slot = "recreate"; wal_warn_bytes = "16MB";',
+        brokerd='ack_timeout = "10min";', initdb=["--wal-segsize=1"],
+        settings="max_slot_wal_keep_size = 24MB\nmax_wal_size = 4MB\nmin_wal_size = 2MB\n"
+                 "checkpoint_timeout = 1h")
+    client = RawClient(suite.mqtt_port, "silent")
+    client.subscribe("f/#")
+    sub = suite.subscribe(GAP)
+    one(pg, "INSERT INTO f VALUES (1)")
+    client.receive_publish()
+    conn = pg.connect()
+    cur = conn.cursor()
+    cur.execute("CREATE TABLE filler (a text)")
+
+    def fill():
+        cur.execute("INSERT INTO filler SELECT repeat('x', 1000) FROM generate_series(1, 1000)")
+        cur.execute("TRUNCATE filler")
+
+    def warned():
+        fill()
+        time.sleep(0.5)
+        return "max_slot_wal_keep_size" in suite.log_text()
+    wait_until("a warning before it is lost", lambda: suite.rows("wal", "lag") and warned(), 60)
+    assert not gap_messages(sub)
+
+    def lost():
+        fill()
+        cur.execute("CHECKPOINT")
+        return suite.stat("walstreamd", "wal_slots_lost") == 1
+    wait_until("the slot is lost", lost, 60)
+    conn.close()
+    row = told_once(pg, suite)
+    assert "max_slot_wal_keep_size" in row[3] and len(gap_messages(sub)) == 1
+    client.close()
+    follows(pg, suite, 2)
+
+
+STEPS = {
+    "old slot still there": f"SELECT howdah.slot_lost('test', '{{}}', 'told by the test')",
+    "old slot dropped": f"SELECT howdah.slot_lost('test', '{{}}', 'told by the test');"
+                        f"SELECT pg_drop_replication_slot('{SLOT}')",
+    "new slot not written down": f"SELECT howdah.slot_lost('test', '{{}}', 'told by the test');"
+                                 f"SELECT pg_drop_replication_slot('{SLOT}');"
+                                 f"SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')",
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("answer", ["stop", "recreate"])
+def test_died_half_way(make_suite, make_postgres, step, answer):
+    """Whatever the configuration says by then: what was begun is finished, and told."""
+    pg, suite = external(make_suite, make_postgres)
+    suite.stop()
+    began = one(pg, "SELECT pg_current_wal_lsn()::text")
+    one(pg, "INSERT INTO f VALUES (1)")
+    for sql in STEPS[step].split(";"):
+        one(pg, sql)
+    suite.sections["walstreamd"] = f'lost_slot = "{answer}";'
+    suite.write_conf()
+    suite.start()
+    row = told_once(pg, suite)
+    assert row[3] == "told by the test"
+    assert one(pg, "SELECT %s::pg_lsn <= %s::pg_lsn AND %s::pg_lsn < %s::pg_lsn", row[0], began, began,
+               row[1])
+    follows(pg, suite, 2)
+
+
+def test_died_before_it_was_told(make_suite, make_postgres):
+    """The new slot is there, nobody knows of the gap yet: the next life tells, though the slot stands
+    where it began."""
+    pg, suite = external(make_suite, make_postgres)
+    suite.stop()
+    one(pg, f"SELECT pg_drop_replication_slot('{SLOT}')")
+    lsn = one(pg, f"SELECT lsn FROM pg_create_logical_replication_slot('{SLOT}', 'pgoutput')")
+    one(pg, "SELECT howdah.slot_lost('test', '{}', 'told by the test')")
+    one(pg, "SELECT howdah.slot_created('test', %s, 1)", lsn)
+    assert gap_rows(pg)[0][1:3] == (lsn, False)
+    suite.start()
+    told_once(pg, suite)
+    follows(pg, suite, 2)
+    # Known is known.
+    suite.stop()
+    suite.start()
+    suite.wait_up()
+    follows(pg, suite, 3)
+    assert suite.stat("brokerd", "changes_gaps") == 0
+
+
+def test_killed_again_and_again(make_suite, make_postgres):
+    """A transaction keeps the new slot from being made; walstreamd is killed while it waits."""
+    pg, suite = external(make_suite, make_postgres, 'lost_slot = "recreate";')
+    acked = acknowledged(pg)
+    writer = pg.connect()
+    writer.autocommit = False
+    writer.cursor().execute("INSERT INTO f VALUES (1)")
+    pid = suite.kill("walstreamd", signal.SIGSTOP)
+    one(pg, f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{SLOT}'")
+    drop_slot(pg)
+    os.kill(pid, signal.SIGKILL)
+    senders = {0}
+    for _ in range(3):
+        # The last life's walsender waits for the transaction and notices nothing: it is ended.
+        sender = wait_until("the slot is being made by a new walsender", lambda: one(
+            pg, "SELECT active_pid FROM pg_replication_slots WHERE active_pid <> ALL (%s)",
+            list(senders)), 60)
+        senders.add(sender)
+        assert [r[1:3] for r in gap_rows(pg)] == [(None, False)]
+        suite.kill("walstreamd")
+    writer.commit()
+    writer.close()
+    row = told_once(pg, suite)
+    assert one(pg, "SELECT %s::pg_lsn <= %s::pg_lsn", row[0], acked)
+    follows(pg, suite, 2)
+
+
+def test_node_removed_under_the_suite(make_suite, make_postgres):
+    """In full run, and in the middle of a slot's making: a first start follows, no gap is left."""
+    pg, suite = external(make_suite, make_postgres, 'lost_slot = "recreate";')
+    registered = one(pg, "SELECT registered_at FROM howdah.node")
+    suite.pgctl("-j", "node", "remove", "test")
+    wait_until("a new node", lambda: one(
+        pg, "SELECT registered_at > %s AND slot_lsn IS NOT NULL FROM howdah.node", registered), 60)
+    suite.wait_up()
+    follows(pg, suite, 1)
+    writer = pg.connect()
+    writer.autocommit = False
+    writer.cursor().execute("INSERT INTO f VALUES (2)")
+    suite.kill("walstreamd", signal.SIGSTOP)
+    one(pg, f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{SLOT}'")
+    drop_slot(pg)
+    suite.kill("walstreamd")
+    wait_until("a gap is open", lambda: gap_rows(pg), 60)
+    suite.pgctl("-j", "node", "remove", "test")
+    writer.commit()
+    writer.close()
+    suite.wait_up()
+    follows(pg, suite, 3)
+    assert gap_rows(pg) == []
+
+
+@pytest.mark.parametrize("heartbeat", ["0s", "1s"])
+def test_idle_database_holds_no_wal(make_suite, make_postgres, heartbeat, report):
+    """Another database of the server writes; ours is quiet. The slot follows, with or without."""
+    pg, suite = external(make_suite, make_postgres, f'heartbeat = "{heartbeat}";',
+                         initdb=["--wal-segsize=1"],
+                         settings="max_wal_size = 8MB\nmin_wal_size = 2MB\nwal_keep_size = 0")
+    one(pg, "CREATE DATABASE busy", dbname="postgres")
+    conn = pg.connect("busy")
+    cur = conn.cursor()
+    cur.execute("CREATE TABLE t (a text)")
+
+    def held(what):
+        cur.execute(f"SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), {what})::bigint"
+                    " FROM pg_replication_slots WHERE slot_name = %s", (SLOT,))
+        return cur.fetchone()[0]
+    worst = 0
+    for _ in range(40):
+        cur.execute("INSERT INTO t SELECT repeat('x', 1000) FROM generate_series(1, 5000)")
+        cur.execute("TRUNCATE t")
+        worst = max(worst, held("restart_lsn"))
+    began = time.monotonic()
+    wait_until("the slot follows", lambda: held("confirmed_flush_lsn") < 1 << 20, 60)
+    wait_until("the WAL is let go of", lambda: held("restart_lsn") < 4 << 20, 90)
+    report(f"idle database, 220 MB by another one, heartbeat {heartbeat}: at most {worst >> 20} MB held,"
+           f" let go of within {time.monotonic() - began:.0f} s,"
+           f" heartbeats {suite.stat('walstreamd', 'wal_heartbeats')}")
+    conn.close()
+
+
+def test_open_transaction_is_named(make_suite, make_postgres):
+    """An old transaction that writes keeps WAL, and no heartbeat helps: the status says whose it is."""
+    pg, suite = external(make_suite, make_postgres, 'wal_warn_bytes = "16MB"; heartbeat = "1s";',
+                         initdb=["--wal-segsize=1"], settings="max_wal_size = 8MB\nmin_wal_size = 2MB")
+    old = pg.connect()
+    old.autocommit = False
+    old.cursor().execute("CREATE TABLE held_open (a int)")
+    conn = pg.connect()
+    cur = conn.cursor()
+    cur.execute("CREATE TABLE t (a text)")
+    for _ in range(10):
+        cur.execute("INSERT INTO t SELECT repeat('x', 1000) FROM generate_series(1, 5000)")
+        cur.execute("TRUNCATE t")
+        cur.execute("CHECKPOINT")
+    pid = old.info.backend_pid
+    wait_until("the status names it", lambda: suite.rows("wal", "lag") and
+               f"process {pid}" in suite.status("walstreamd").get("text", ""), 60, 1)
+    old.rollback()
+    old.close()
+
+    def quiet():
+        cur.execute("CHECKPOINT")
+        return suite.rows("wal", "lag") and suite.status("walstreamd").get("text", "") == "streaming"
+    wait_until("all is well again", quiet, 90, 1)
+    conn.close()
