@@ -72,6 +72,7 @@ check-system: all $(SYSTEM_HELPERS)
 	$(MAKE) $(AM_MAKEFLAGS) install DESTDIR=$$stage >$$stage/install.log 2>&1 || \
 		{ tail -20 $$stage/install.log; exit 1; }; \
 	HOWDAH_SBIN=$$stage$(sbindir) HOWDAH_BIN=$$stage$(bindir) HOWDAH_LIBEXEC=$$stage$(pkglibexecdir) \
+	HOWDAH_STAGE=$$stage HOWDAH_LIB=$$stage$(libdir) HOWDAH_DOC=$$stage$(docdir) \
 	HOWDAH_DATA=$$stage$(pkgdatadir) HOWDAH_SRCDIR=$(abs_top_srcdir) HOWDAH_BUILDDIR=$(abs_top_builddir) \
 	PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m pytest -p no:cacheprovider -q --tb=short \
 		--junitxml=$(SYSTEM_RESULT) --rootdir=$(srcdir)/tests/system $(PYTEST_FLAGS) \
@@ -108,6 +109,7 @@ EXTRA_DIST += \
 	tests/system/suite.py \
 	tests/system/test_bench.py \
 	tests/system/test_changes.py \
+	tests/system/test_examples.py \
 	tests/system/test_failover.py \
 	tests/system/test_faults.py \
 	tests/system/test_guard.py \
