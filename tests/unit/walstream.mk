@@ -33,6 +33,12 @@ tests_unit_test_assemble_files_LDFLAGS = -Wl,--wrap=pwrite -Wl,--wrap=pwritev -W
 	-Wl,--wrap=fsync -Wl,--wrap=ftruncate -Wl,--wrap=renameat -Wl,--wrap=unlinkat \
 	-Wl,--wrap=openat
 
+check_PROGRAMS += tests/unit/test_assemble_server.pg
+TESTS += tests/unit/test_assemble_server.pg
+tests_unit_test_assemble_server_pg_SOURCES = tests/unit/test_assemble_server.c \
+	tests/unit/assemble_testing.h tests/unit/helper_sql.h
+tests_unit_test_assemble_server_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+
 check_PROGRAMS += tests/unit/test_stream.pg
 TESTS += tests/unit/test_stream.pg
 tests_unit_test_stream_pg_SOURCES = tests/unit/test_stream.c tests/unit/helper_sql.h
