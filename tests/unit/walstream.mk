@@ -56,6 +56,17 @@ tests_unit_test_consumer_pg_SOURCES = tests/unit/test_consumer.c tests/unit/help
 	tests/unit/helper_sql.h
 tests_unit_test_consumer_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
+check_PROGRAMS += tests/unit/test_consumer_storm.pg
+TESTS += tests/unit/test_consumer_storm.pg
+tests_unit_test_consumer_storm_pg_SOURCES = tests/unit/test_consumer_storm.c \
+	tests/unit/helper_consumer.h tests/unit/helper_sql.h
+tests_unit_test_consumer_storm_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/test_stream_tls.pg
+TESTS += tests/unit/test_stream_tls.pg
+tests_unit_test_stream_tls_pg_SOURCES = tests/unit/test_stream_tls.c tests/unit/helper_sql.h
+tests_unit_test_stream_tls_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+
 check_PROGRAMS += tests/unit/test_walstreamd.pg
 TESTS += tests/unit/test_walstreamd.pg
 tests_unit_test_walstreamd_pg_SOURCES = tests/unit/test_walstreamd.c tests/unit/helper_sql.h
