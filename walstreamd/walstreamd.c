@@ -448,7 +448,7 @@ static void maybe_heartbeat(struct walstreamd *w)
 {
 	bool grows = w->slot.retained_bytes > w->looked_retained;
 	w->looked_retained = w->slot.retained_bytes;
-	if (grows && w->slot.retained_bytes > HEARTBEAT_BYTES &&
+	if (grows && w->slot.server_lsn > w->slot.confirmed_lsn + HEARTBEAT_BYTES &&
 		follower_get_state(w->follower) == FOLLOWER_STREAMING &&
 		publisher_is_idle(w->publisher) && registrar_heartbeat(w->registrar))
 		stats_add(w->d->stats, WAL_STAT_HEARTBEATS, 1);
