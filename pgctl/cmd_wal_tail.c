@@ -43,7 +43,8 @@
 #define FILE_BYTES (UINT64_C(1) << 40)
 #define FEEDBACK_MS 1000
 #define LAST_LINE_MS 1000 /* for the rest of a line after Ctrl-C */
-#define PULL_MAX 20000    /* changes in a row, that may all be hidden by the filter */
+#define GOODBYE_MS 2000
+#define PULL_MAX 20000 /* changes in a row, that may all be hidden by the filter */
 
 struct tail {
 	struct pgctl *p;
@@ -60,6 +61,7 @@ struct tail {
 	uint64_t stop_lsn;    /* 0: none */
 	uint64_t idle_lsn;    /* keepalive: nothing before it is still to come */
 	int64_t next_feedback_ms;
+	int64_t sql_lost_ms; /* 0: the SQL session is there */
 	bool reply_requested;
 	bool done;
 };
@@ -159,6 +161,16 @@ static int check_publications(struct tail *t)
 			"there is no publication %s", name);
 	}
 	PQclear(res);
+	return status;
+}
+
+/* The session lives as long as we do, and no question of ours holds us up for long. */
+static int set_session(struct tail *t)
+{
+	int status = PGCTL_OK;
+	PQclear(db_query(&t->db, "SET idle_session_timeout = 0", 0, NULL, &status));
+	if (status == PGCTL_OK)
+		PQclear(db_query(&t->db, "SET statement_timeout = '10s'", 0, NULL, &status));
 	return status;
 }
 
@@ -385,22 +397,33 @@ static void feed_back(struct tail *t)
 	t->next_feedback_ms = now + FEEDBACK_MS;
 }
 
+/* The SQL session has something to say: only that it ends, most likely. */
+static void look_at_session(struct tail *t)
+{
+	if (PQconsumeInput(t->db.pg) == 0 || PQstatus(t->db.pg) == CONNECTION_BAD)
+		t->sql_lost_ms = now_ms();
+}
+
 /* Waits for whatever can go on. The output's descriptor is always looked at: a reader that leaves
  * ends us, also when there is nothing to write. -EPIPE: it has left. */
 static int wait_both(struct tail *t, bool want_input, int64_t timeout_ms)
 {
 	short in = (short)((want_input && pgws_stream_wants_read(t->w.s) ? POLLIN : 0) |
 			   (pgws_stream_wants_write(t->w.s) ? POLLOUT : 0));
+	/* poll passes over what is negative. */
 	struct pollfd fds[] = {
 		{.fd = t->out.fd, .events = tail_out_pending(&t->out) > 0 ? POLLOUT : 0},
-		{.fd = pgws_stream_fd(t->w.s), .events = in},
+		{.fd = in != 0 ? pgws_stream_fd(t->w.s) : -1, .events = in},
+		{.fd = t->sql_lost_ms == 0 ? PQsocket(t->db.pg) : -1, .events = POLLIN},
 	};
 	if (timeout_ms < 0)
 		timeout_ms = 0;
 	const struct timespec ts = {
 		.tv_sec = timeout_ms / 1000, .tv_nsec = timeout_ms % 1000 * 1000000};
-	if (ppoll(fds, in != 0 ? 2 : 1, &ts, t->w.during) < 0)
+	if (ppoll(fds, ARRAY_LEN(fds), &ts, t->w.during) < 0)
 		return 0; /* a signal: the caller looks */
+	if (fds[2].revents != 0)
+		look_at_session(t);
 	return (fds[0].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0 ? -EPIPE : 0;
 }
 
@@ -428,34 +451,41 @@ static int loop(struct tail *t)
 		}
 		if (err != 0)
 			return output_failed(t, err);
+		if (status == PGCTL_OK && t->sql_lost_ms != 0 &&
+			now_ms() - t->sql_lost_ms > GOODBYE_MS)
+			status = pgctl_fail(t->p, PGCTL_FAILED, NULL,
+				"the server ended our session; it shuts down, most likely");
 	}
 	return status;
 }
 
-/* What is left: all of it at our own end, the rest of a line when we were told to stop. */
-static int finish_output(struct tail *t)
+/* What is left: all of it at our own end, as much as goes at once after a failure, the rest of a
+ * line when we were told to stop. */
+static int finish_output(struct tail *t, int status)
 {
-	int64_t until = 0;
+	int64_t until = status != PGCTL_OK ? now_ms() + LAST_LINE_MS : INT64_MAX;
+	bool cut = false;
 	pgws_stream_close(t->w.s);
-	while (tail_out_pending(&t->out) > 0) {
-		if (stop_signal && until == 0) {
+	while (tail_out_pending(&t->out) > 0 && now_ms() < until) {
+		if (stop_signal && !cut) {
 			tail_out_cut(&t->out);
+			cut = true;
 			until = now_ms() + LAST_LINE_MS;
 		}
 		int err = tail_out_write(&t->out);
 		if (err == 0 && tail_out_pending(&t->out) > 0)
-			err = wait_both(t, false, until != 0 ? until - now_ms() : 1000);
+			err = wait_both(t, false, 100);
 		if (err != 0)
-			return output_failed(t, err);
-		if (until != 0 && now_ms() >= until)
-			break;
+			return status != PGCTL_OK ? status : output_failed(t, err);
 	}
-	return PGCTL_OK;
+	return status;
 }
 
 static int run(struct tail *t)
 {
 	int status = db_open(t->p, &t->db);
+	if (status == PGCTL_OK)
+		status = set_session(t);
 	if (status == PGCTL_OK)
 		status = check_publications(t);
 	if (status == PGCTL_OK)
@@ -465,9 +495,7 @@ static int run(struct tail *t)
 	if (status == PGCTL_OK)
 		status = open_stream(t);
 	if (status == PGCTL_OK)
-		status = loop(t);
-	if (status == PGCTL_OK && t->w.s != NULL)
-		status = finish_output(t);
+		status = finish_output(t, loop(t));
 	return status == WALCONN_STOPPED ? PGCTL_OK : status;
 }
 

@@ -300,6 +300,19 @@ def test_slow_reader_keeps_its_connection(make_suite, make_postgres):
     wait_until("acknowledged as printed", lambda: suite.sql(
         "SELECT confirmed_flush_lsn >= %s FROM pg_replication_slots WHERE slot_name LIKE 'pgctl\\_tail%%'", lsn)[0][0])
     assert t.end() == OK and t.errors == ""
+    # Nor does one that nobody reads hold up the server's shutdown.
+    t = Tail(suite, "--table", "slow")
+    suite.sql("UPDATE slow SET t = 'new'")
+    lsn = suite.sql("SELECT pg_current_wal_lsn()")[0][0]
+    wait_until("the daemon is done", lambda: suite.sql(
+        "SELECT confirmed_flush_lsn >= %s FROM pg_replication_slots WHERE slot_name = 'howdah_test'", lsn)[0][0], 60)
+    began = time.monotonic()
+    pg.stop(signal.SIGINT)
+    assert time.monotonic() - began < 8
+    assert t.process.wait(30) == FAILED
+    out, errors = t.process.communicate()
+    assert "the server ended our session" in errors.decode()
+    pg.start()
 
 
 def sql(pg, text, *args):
