@@ -18,12 +18,17 @@
  *      by the timer asks for a reply, so a server that lives is heard at least that often.
  *
  * A server that shuts down waits for its walsenders to be told that everything has arrived. What a
- * subscriber has not acknowledged we do not acknowledge: it asks and asks. Asked for
- * SHUTDOWN_ASKED_MS with nothing else to read, we leave, so that it can stop.
+ * subscriber has not acknowledged we do not acknowledge: it asks and asks, as soon as it is
+ * answered. Asked for SHUTDOWN_ASKED_MS with nothing else to read, we leave, so that it can stop:
+ * what was not acknowledged comes again from the slot.
+ *
+ * While nothing is read (invariant 2) the end of the connection cannot be read either: it is asked
+ * for every FULL_LOOK_MS.
  */
 #include "config.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,9 +46,10 @@
 #define END_TIMEOUT_MS 500
 #define FAILOVER_VERSION 170000 /* the first that has failover slots */
 #define ACK_DELAY_MS 50         /* acknowledgements that come in a burst share one feedback */
-#define ASKED_AGAIN_MS 2000
+#define ASKED_AGAIN_MS 1000     /* a longer pause, and it is another series of questions */
 #define ASKED_DELAY_MS 100
-#define SHUTDOWN_ASKED_MS 5000
+#define SHUTDOWN_ASKED_MS 2000
+#define FULL_LOOK_MS 1000
 #define BUDGET_EVENTS 2000
 #define BUDGET_BYTES (UINT64_C(1) << 20)
 
@@ -73,10 +79,12 @@ struct follower {
 	uint32_t feedback_ms;
 	uint64_t heard_ms;
 	uint64_t asked_since_ms, asked_last_ms; /* by keepalives in a row; 0: not */
+	bool asked;                             /* in this round of reading */
 	struct ev_io io;
 	struct ev_timer phase_timer; /* the state's own limit */
 	struct ev_timer ack_timer;
 	struct ev_timer feedback_timer;
+	struct ev_timer full_timer;
 	struct ev_deferred read_on;
 	struct ev_deferred stopped;
 	enum pg_class stop_class;
@@ -128,6 +136,7 @@ static void become_idle(struct follower *f, enum pg_class class)
 	ev_timer_stop(&f->phase_timer);
 	ev_timer_stop(&f->ack_timer);
 	ev_timer_stop(&f->feedback_timer);
+	ev_timer_stop(&f->full_timer);
 	ev_defer_cancel(f->loop, &f->read_on);
 	pgresolve_free(&f->resolve);
 	pgws_stream_free(&f->stream);
@@ -244,27 +253,46 @@ void follower_acked(struct follower *f)
 		ev_timer_start(&f->ack_timer, ACK_DELAY_MS);
 }
 
-/* The server wants an answer. False: it has wanted them for so long that we left. */
-static bool answer(struct follower *f)
+/* The server wanted an answer in this round; several questions are one. It may have wanted them for
+ * so long that we leave. */
+static void answer(struct follower *f)
 {
 	uint64_t now = ev_now_ms();
 	bool first = f->asked_since_ms == 0 || now - f->asked_last_ms > ASKED_AGAIN_MS;
 	if (first)
 		f->asked_since_ms = now;
 	f->asked_last_ms = now;
-	if (now - f->asked_since_ms >= SHUTDOWN_ASKED_MS) {
-		fail_text(f, PG_RETRY, "the stream ended",
-			"the server is shutting down and waits for acknowledgements that did not "
-			"come");
-		return false;
-	}
 	/* The first question at once; a server that asks again as soon as it is answered would
 	 * have us run in a circle. */
 	if (first)
 		send_feedback(f, false);
+	else if (now - f->asked_since_ms >= SHUTDOWN_ASKED_MS)
+		fail_text(f, PG_RETRY, "the stream ended",
+			"the server is shutting down and waits for acknowledgements that did not "
+			"come");
 	else if (!f->ack_timer.active)
 		ev_timer_start(&f->ack_timer, ASKED_DELAY_MS);
-	return true;
+}
+
+/* ---- Full ------------------------------------------------------------------------------------ */
+
+static bool connection_has_ended(struct follower *f)
+{
+	struct pollfd p = {.fd = pgws_stream_fd(f->stream), .events = POLLRDHUP};
+	return poll(&p, 1, 0) > 0;
+}
+
+static void on_full_timer(void *arg)
+{
+	struct follower *f;
+	OBJ_CAST(f, arg, FOLLOWER_MAGIC);
+	if (f->state != FOLLOWER_STREAMING || !f->full)
+		return;
+	if (connection_has_ended(f))
+		fail_text(f, PG_RETRY, "the stream broke",
+			"the connection ended while the ring was full");
+	else
+		ev_timer_start(&f->full_timer, FULL_LOOK_MS);
 }
 
 /* ---- Streaming ------------------------------------------------------------------------------- */
@@ -275,6 +303,7 @@ static int take_data(struct follower *f, const struct pgws_event *ev)
 	int err = f->ops.on_data(ev, f->arg);
 	if (err == -EAGAIN) {
 		f->full = true;
+		ev_timer_start(&f->full_timer, FULL_LOOK_MS);
 		return err;
 	}
 	if (err != 0) {
@@ -308,8 +337,9 @@ static int next_event(struct follower *f, uint64_t *bytes)
 		return take_data(f, &ev);
 	f->ops.on_keepalive(ev.end_lsn, f->arg);
 	if (ev.reply_requested)
-		return answer(f) ? 0 : -ECONNRESET;
-	f->asked_since_ms = 0;
+		f->asked = true;
+	else
+		f->asked_since_ms = 0;
 	return 0;
 }
 
@@ -318,9 +348,12 @@ static void read_stream(struct follower *f)
 	uint64_t bytes = 0;
 	int err = 0;
 	f->heard_ms = ev_now_ms();
+	f->asked = false;
 	for (unsigned n = 0; n < BUDGET_EVENTS && bytes < BUDGET_BYTES && err == 0; n++)
 		err = next_event(f, &bytes);
 	f->ops.on_batch(f->arg);
+	if (f->asked && f->state == FOLLOWER_STREAMING)
+		answer(f);
 	if (f->state != FOLLOWER_STREAMING)
 		return;
 	if (err == 0)
@@ -343,6 +376,7 @@ void follower_resume(struct follower *f)
 	if (f->state != FOLLOWER_STREAMING || !f->full)
 		return;
 	f->full = false;
+	ev_timer_stop(&f->full_timer);
 	f->heard_ms = ev_now_ms();
 	ev_defer(f->loop, &f->read_on, on_read_on, f);
 }
@@ -605,6 +639,7 @@ struct follower *follower_new(struct ev_loop *loop, const struct follower_option
 	ev_timer_init(&f->phase_timer, loop, "replication", on_phase_timeout, f);
 	ev_timer_init(&f->ack_timer, loop, "replication feedback", on_ack_timer, f);
 	ev_timer_init(&f->feedback_timer, loop, "replication feedback", on_feedback_timer, f);
+	ev_timer_init(&f->full_timer, loop, "replication", on_full_timer, f);
 	return f;
 }
 
