@@ -33,6 +33,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/err.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
 #include "common/pg/pgresolve.h"
@@ -76,6 +77,7 @@ struct follower {
 	uint32_t known_timeline;
 	uint64_t left_lsn; /* of known_timeline */
 	bool failover, alter_failover;
+	enum pgws_streaming streaming;
 	uint32_t feedback_ms;
 	uint64_t heard_ms;
 	uint64_t asked_since_ms, asked_last_ms; /* by keepalives in a row; 0: not */
@@ -300,22 +302,23 @@ static void on_full_timer(void *arg)
 static int take_data(struct follower *f, const struct pgws_event *ev)
 {
 	f->asked_since_ms = 0;
-	int err = f->ops.on_data(ev, f->arg);
+	const char *why = "a message of the server cannot be followed";
+	int err = f->ops.on_data(ev, &why, f->arg);
 	if (err == -EAGAIN) {
 		f->full = true;
 		ev_timer_start(&f->full_timer, FULL_LOOK_MS);
 		return err;
 	}
-	if (err != 0) {
+	if (err == -ERR_MALFORMED) {
 		char bytes[100];
 		size_t len = ev->len < 24 ? ev->len : 24;
 		log_error("wal.protocol",
 			"slot %s: the server sent a message that cannot be followed, it begins "
 			"with %s",
 			f->slot, log_escape(ev->data, len, bytes, sizeof(bytes)));
-		fail_text(f, PG_RETRY, "the stream broke",
-			"a message of the server cannot be followed");
 	}
+	if (err != 0)
+		fail_text(f, PG_RETRY, "the stream broke", why);
 	return err;
 }
 
@@ -379,6 +382,13 @@ void follower_resume(struct follower *f)
 	ev_timer_stop(&f->full_timer);
 	f->heard_ms = ev_now_ms();
 	ev_defer(f->loop, &f->read_on, on_read_on, f);
+}
+
+void follower_abandon(struct follower *f, const char *why)
+{
+	OBJ_CHECK(f, FOLLOWER_MAGIC);
+	ASSERT(f->state == FOLLOWER_STREAMING);
+	fail_text(f, PG_RETRY, "the stream broke", why);
 }
 
 static void begin_streaming(struct follower *f)
@@ -524,7 +534,8 @@ static void on_resolved(int err, const char *conninfo, const char *why, void *ar
 	const struct pgws_stream_options options = {.size = sizeof(struct pgws_stream_options),
 		.conninfo = conninfo,
 		.slot = f->slot,
-		.publications = f->publications};
+		.publications = f->publications,
+		.streaming = f->streaming};
 	f->stream = pgws_stream_new(&options);
 	if (f->stream == NULL) {
 		fail_text(f, PG_RETRY, "cannot stream", "out of memory");
@@ -582,10 +593,12 @@ void follower_create_slot(struct follower *f)
 	begin(f);
 }
 
-void follower_start(struct follower *f, uint64_t confirmed_lsn, uint32_t sender_timeout_ms)
+void follower_start(struct follower *f, uint64_t confirmed_lsn, uint32_t sender_timeout_ms,
+	enum pgws_streaming streaming)
 {
 	OBJ_CHECK(f, FOLLOWER_MAGIC);
 	f->create = false;
+	f->streaming = streaming;
 	f->start_lsn = confirmed_lsn;
 	f->server_lsn = confirmed_lsn;
 	f->feedback_ms = FOLLOWER_FEEDBACK_MS;

@@ -26,8 +26,9 @@ struct follower_ops {
 	void (*on_slot_created)(uint64_t lsn, uint32_t timeline, const char *snapshot, void *arg);
 	/* The stream begins at from_lsn. */
 	void (*on_stream)(uint64_t from_lsn, uint32_t timeline, void *arg);
-	/* One message: 0; -EAGAIN: keep it, wait for follower_resume; else negative: cannot be. */
-	int (*on_data)(const struct pgws_event *ev, void *arg);
+	/* One message: 0; -EAGAIN: keep it, wait for follower_resume; else negative: the stream has
+	 * to begin anew, *ret_why (borrowed for the moment) says why. */
+	int (*on_data)(const struct pgws_event *ev, const char **ret_why, void *arg);
 	/* The server is at this position, all before it was sent. */
 	void (*on_keepalive)(uint64_t wal_end, void *arg);
 	/* What was read in this round is over: make it visible. */
@@ -72,13 +73,16 @@ void follower_set_failover(struct follower *f, bool wanted, bool alter);
 /* IDLE only. */
 void follower_create_slot(struct follower *f);
 /* IDLE only: stream from the slot's confirmed position. sender_timeout_ms: the server's
- * wal_sender_timeout. */
-void follower_start(struct follower *f, uint64_t confirmed_lsn, uint32_t sender_timeout_ms);
+ * wal_sender_timeout. streaming: as far as the server can, which is for the caller to know. */
+void follower_start(struct follower *f, uint64_t confirmed_lsn, uint32_t sender_timeout_ms,
+	enum pgws_streaming streaming);
 /* Last feedback, CopyDone, a moment for the server to say its own end: then on_stopped, also when
  * it was idle (deferred in every case). */
 void follower_stop(struct follower *f);
 /* There is room for the message that on_data did not take, or it was taken: read on. */
 void follower_resume(struct follower *f);
+/* STREAMING: what on_data kept turned out to be impossible, and why: on_stopped follows. */
+void follower_abandon(struct follower *f, const char *why);
 /* The acknowledged position may have moved. */
 void follower_acked(struct follower *f);
 enum follower_state follower_get_state(const struct follower *f);

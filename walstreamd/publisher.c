@@ -23,6 +23,16 @@
  *   5. While a record waits for room nothing else is written; gaps and RING_STREAM go before it.
  *   6. While a gap is not told, a consumer's acknowledged position begins below the gap's end: only
  *      the consumer itself can say that it knows.
+ *   7. What is written comes from the assembler: committed transactions only, in the order of their
+ *      commits, as protocol 1 says it. An ordinary transaction's message passes in place; a
+ * streamed one comes at its commit, some of it per pass of the loop, and nothing else is put into
+ * the assembler until it is in the ring. Transactions that are still open count for no position:
+ *      their commit comes later.
+ *
+ * The assembler's limit, or a file that cannot be written: the stream has to begin anew without
+ * streaming, so that the server puts large transactions aside itself. That stays so until
+ * publisher_allow_streaming (a reload) or the next life: whoever would try again by itself would
+ * meet the same transaction.
  *
  * GRANT's from_lsn is flush_lsn, 0 before the first stream: it is at or below the confirmed
  * position that RING_STREAM announces, and RING_STREAM, which comes before any record that counts,
@@ -52,6 +62,9 @@
 /* The safety net of the sleep protocol: look again although nobody woke us. */
 #define LOOK_AGAIN_MS 1000
 #define PUBLISHER_GAPS_MAX 16
+/* Of a large transaction per pass of the loop. */
+#define GIVE_CHANGES 2000
+#define GIVE_BYTES (1u << 20)
 
 MEM_TYPE(mem_publisher, "wal publisher");
 
@@ -93,12 +106,10 @@ struct publisher {
 	struct ev_io space_io;
 	struct ev_timer look_again;
 	struct consumer consumers[N_CONSUMERS];
-	struct pgws_catalog *catalog; /* user = audience */
-
-	bool in_txn;
-	uint64_t commit_lsn;
-	int64_t commit_time;
-	uint32_t ordinal;
+	struct pgws_assembler *assembler; /* its relations' user = audience */
+	bool giving;                      /* it has not said PGWS_EAGAIN since the last put */
+	struct ev_deferred give_on;
+	bool in_txn; /* a Begin is written, its Commit is not */
 	uint32_t timeline;
 
 	/* Gaps that not everybody has acknowledged, oldest first; payloads owned. */
@@ -119,6 +130,11 @@ struct publisher {
 	uint64_t published_lsn; /* the same, visible to consumers */
 	uint64_t keepalive_lsn;
 	char trouble[160];
+	char no_streaming[400]; /* why large transactions are not streamed any more; "" else */
+	char error[500];        /* why the last write failed */
+	/* Since the last publish: the statistics are written once per batch. */
+	uint64_t n_messages, n_bytes, n_transactions;
+	uint64_t n_given_up; /* streaming */
 };
 
 /* ---- Consumers ------------------------------------------------------------------------------ */
@@ -290,88 +306,22 @@ static uint32_t audience_of_schema(const char *schema)
 	return RING_TO_BROKERD;
 }
 
-static uint32_t audience_of(struct publisher *p, uint32_t relid)
+/* Kept with the relation, whose schema decides. */
+static inline uint32_t audience_of(struct pgws_relation *rel)
 {
-	struct pgws_relation *rel = pgws_catalog_find(p->catalog, relid);
-	return rel != NULL ? (uint32_t)(uintptr_t)rel->user : 0;
+	if (rel->user == NULL)
+		rel->user = (void *)(uintptr_t)audience_of_schema(rel->nspname);
+	return (uint32_t)(uintptr_t)rel->user;
 }
 
-static int learn(struct publisher *p, const struct pgws_msg *m, struct ring_record *rec)
+/* The assembler knows all of them. */
+static uint32_t audience_of_truncate(struct publisher *p, const struct pgws_msg *m)
 {
-	int err = pgws_catalog_learn(p->catalog, m);
-	if (err != 0)
-		return err == PGWS_ENOMEM ? -ENOMEM : -ERR_MALFORMED;
-	uint32_t audience = audience_of_schema(m->u.relation.nspname);
-	struct pgws_relation *rel = pgws_catalog_find(p->catalog, m->u.relation.relid);
-	rel->user = (void *)(uintptr_t)audience;
-	rec->relid = m->u.relation.relid;
-	rec->audience = audience;
-	return 0;
-}
-
-static int describe_data(struct publisher *p, const struct pgws_msg *m, struct ring_record *rec)
-{
-	rec->audience = 0;
-	switch (m->type) {
-	case PGWS_TRUNCATE:
-		for (uint32_t i = 0; i < m->u.truncate.n_relids; i++) {
-			uint32_t one = audience_of(p, pgws_truncate_relid(m, i));
-			if (one == 0)
-				return -ERR_MALFORMED;
-			rec->audience |= one;
-		}
-		rec->relid = pgws_truncate_relid(m, 0);
-		break;
-	case PGWS_MESSAGE:
-		rec->audience = RING_TO_ALL;
-		break;
-	default:
-		rec->relid = m->u.change.relid;
-		rec->audience = audience_of(p, rec->relid);
-		break;
-	}
-	if (rec->audience == 0 || !p->in_txn)
-		return -ERR_MALFORMED;
-	rec->ordinal = ++p->ordinal;
-	return 0;
-}
-
-/* What the record says about this message. Negative: the message is not possible here. */
-static int describe(struct publisher *p, const struct pgws_msg *m, struct ring_record *rec)
-{
-	switch (m->type) {
-	case PGWS_BEGIN:
-		if (p->in_txn)
-			return -ERR_MALFORMED;
-		p->in_txn = true;
-		p->commit_lsn = m->u.begin.final_lsn;
-		p->commit_time = m->u.begin.commit_time;
-		p->ordinal = 0;
-		break;
-	case PGWS_COMMIT:
-		if (!p->in_txn || m->u.commit.commit_lsn != p->commit_lsn)
-			return -ERR_MALFORMED;
-		rec->end_lsn = m->u.commit.end_lsn;
-		break;
-	case PGWS_RELATION: {
-		int err = learn(p, m, rec);
-		if (err != 0)
-			return err;
-		break;
-	}
-	case PGWS_ORIGIN:
-	case PGWS_TYPE:
-		break;
-	default: {
-		int err = describe_data(p, m, rec);
-		if (err != 0)
-			return err;
-		break;
-	}
-	}
-	rec->commit_lsn = p->commit_lsn;
-	rec->commit_time = p->commit_time;
-	return 0;
+	struct pgws_catalog *catalog = pgws_assembler_catalog(p->assembler);
+	uint32_t audience = 0;
+	for (uint32_t i = 0; i < m->u.truncate.n_relids; i++)
+		audience |= audience_of(pgws_catalog_find(catalog, pgws_truncate_relid(m, i)));
+	return audience;
 }
 
 static void look_for_room(struct publisher *p)
@@ -413,6 +363,15 @@ static int write_beginning(struct publisher *p)
 	return 0;
 }
 
+static inline void written(struct publisher *p, const struct ring_record *rec)
+{
+	if (rec->end_lsn == 0)
+		return;
+	p->received_lsn = rec->end_lsn;
+	p->in_txn = false;
+	p->n_transactions++;
+}
+
 /* What waits, as far as it goes. */
 static int write_waiting(struct publisher *p)
 {
@@ -421,11 +380,8 @@ static int write_waiting(struct publisher *p)
 	if (p->waiting.type != 0 &&
 		write_record(p, &p->waiting, p->waiting_payload, &p->waiting_offset) != 0)
 		return -EAGAIN;
-	if (p->waiting.type != 0 && p->waiting.end_lsn != 0) {
-		p->received_lsn = p->waiting.end_lsn;
-		p->in_txn = false;
-		stats_add(p->d->stats, WAL_STAT_TRANSACTIONS, 1);
-	}
+	if (p->waiting.type != 0)
+		written(p, &p->waiting);
 	p->waiting.type = 0;
 	p->waiting_payload = NULL;
 	if (p->full_since_ms != 0) {
@@ -437,16 +393,7 @@ static int write_waiting(struct publisher *p)
 	return 0;
 }
 
-static int put(struct publisher *p, const struct ring_record *rec, const void *payload)
-{
-	ASSERT(p->waiting.type == 0); /* invariant 5 */
-	p->waiting = *rec;
-	p->waiting_payload = payload;
-	p->waiting_offset = 0;
-	return publisher_continue(p);
-}
-
-int publisher_continue(struct publisher *p)
+static int write_all_waiting(struct publisher *p)
 {
 	int err = write_waiting(p);
 	if (err != -EAGAIN)
@@ -460,6 +407,113 @@ int publisher_continue(struct publisher *p)
 	look_for_room(p);
 	refresh(p);
 	return write_waiting(p);
+}
+
+/* One change into the ring. -EAGAIN: it waits, its bytes are borrowed. */
+static inline int put(struct publisher *p, const struct pgws_change *change)
+{
+	struct ring_record rec = {.type = RING_MESSAGE,
+		.audience = RING_TO_ALL,
+		.timeline = p->timeline,
+		.ordinal = change->ordinal,
+		.payload_len = (uint32_t)change->len,
+		.lsn = change->lsn,
+		.commit_lsn = change->commit_lsn,
+		.commit_time = change->commit_time};
+	if (change->relation != NULL) {
+		rec.relid = change->relation->relid;
+		rec.audience = audience_of(change->relation);
+	}
+	switch (change->msg.type) {
+	case PGWS_BEGIN:
+		p->in_txn = true;
+		break;
+	case PGWS_COMMIT:
+		rec.end_lsn = change->end_lsn;
+		break;
+	case PGWS_TRUNCATE:
+		rec.audience = audience_of_truncate(p, &change->msg);
+		break;
+	default:
+		break;
+	}
+	p->n_messages++;
+	p->n_bytes += change->len;
+	size_t offset = 0;
+	ASSERT(p->waiting.type == 0); /* invariant 5 */
+	if (p->begin.type == 0 && ring_write_part(p->ring, &rec, change->data, &offset) == 0) {
+		written(p, &rec);
+		return 0;
+	}
+	p->waiting = rec;
+	p->waiting_payload = change->data;
+	p->waiting_offset = offset;
+	return write_all_waiting(p);
+}
+
+/* The stream cannot go on, and why. A transaction that does not fit here may fit there. */
+static int give_up(struct publisher *p, int err)
+{
+	const char *why = pgws_assembler_error(p->assembler);
+	p->giving = false;
+	if (err == PGWS_ENOMEM)
+		return -ENOMEM;
+	if (err != PGWS_ELIMIT && err != PGWS_EIO) {
+		snprintf(p->error, sizeof(p->error),
+			"a message of the server cannot be followed: %s", why);
+		return -ERR_MALFORMED;
+	}
+	snprintf(p->no_streaming, sizeof(p->no_streaming),
+		"large transactions are left to the server until the next reload or restart: %s; "
+		"%s",
+		why,
+		err == PGWS_ELIMIT ? "raise walstreamd.transaction_spool_limit"
+				   : "make room in state_dir/spool");
+	snprintf(p->error, sizeof(p->error), "%s", p->no_streaming);
+	p->n_given_up++;
+	return -ENOSPC;
+}
+
+static void on_give_on(void *arg)
+{
+	struct publisher *p;
+	OBJ_CAST(p, arg, PUBLISHER_MAGIC);
+	if (p->giving && !publisher_is_full(p))
+		p->ops.on_room(p->arg);
+}
+
+/* What the assembler has. -EAGAIN: the ring is full, or it is enough for this pass. */
+static int give_out(struct publisher *p)
+{
+	struct pgws_change change;
+	size_t n = 0, bytes = 0;
+	int err;
+	while ((err = pgws_assembler_next(p->assembler, &change)) == 0) {
+		/* A message outside of transactions, which nobody asked for. */
+		if (change.commit_lsn == 0)
+			continue;
+		err = put(p, &change);
+		if (err != 0)
+			return err;
+		bytes += change.len;
+		if (++n == GIVE_CHANGES || bytes >= GIVE_BYTES) {
+			publisher_publish(p);
+			ev_defer(p->d->loop, &p->give_on, on_give_on, p);
+			return -EAGAIN;
+		}
+	}
+	if (err != PGWS_EAGAIN)
+		return give_up(p, err);
+	p->giving = false;
+	return 0;
+}
+
+int publisher_continue(struct publisher *p)
+{
+	int err = write_all_waiting(p);
+	if (err != 0 || !p->giving)
+		return err;
+	return give_out(p);
 }
 
 bool publisher_is_full(const struct publisher *p)
@@ -536,7 +590,6 @@ void publisher_begin(struct publisher *p, const struct publisher_begin *b)
 {
 	OBJ_CHECK(p, PUBLISHER_MAGIC);
 	publisher_end(p);
-	pgws_catalog_reset(p->catalog);
 	if (p->timeline != 0 && p->timeline != b->timeline)
 		leave_timeline(p, b);
 	if (p->timeline != b->timeline) {
@@ -567,7 +620,9 @@ void publisher_begin(struct publisher *p, const struct publisher_begin *b)
 
 void publisher_end(struct publisher *p)
 {
-	p->in_txn = false;
+	pgws_assembler_reset(p->assembler);
+	ev_defer_cancel(p->d->loop, &p->give_on);
+	p->in_txn = p->giving = false;
 	p->begin.type = p->waiting.type = 0;
 	p->waiting_payload = NULL;
 	if (p->full_since_ms != 0) {
@@ -581,34 +636,56 @@ void publisher_end(struct publisher *p)
 int publisher_write(struct publisher *p, const struct pgws_event *ev)
 {
 	OBJ_CHECK(p, PUBLISHER_MAGIC);
-	struct pgws_msg m;
-	if (ev->len > UINT32_MAX || pgws_decode(ev->data, ev->len, false, &m) != 0)
+	if (ev->len > UINT32_MAX)
 		return -ERR_MALFORMED;
-	if (m.type == PGWS_STREAM_ABORT)
-		return 0;
-	struct ring_record rec = {.type = RING_MESSAGE,
-		.audience = RING_TO_ALL,
-		.timeline = p->timeline,
-		.payload_len = (uint32_t)ev->len,
-		.lsn = ev->start_lsn};
-	int err = describe(p, &m, &rec);
+	int err = pgws_assembler_put(p->assembler, ev);
 	if (err != 0)
-		return err;
-	stats_add(p->d->stats, WAL_STAT_MESSAGES, 1);
-	stats_add(p->d->stats, WAL_STAT_BYTES, ev->len);
-	return put(p, &rec, ev->data);
+		return give_up(p, err);
+	p->giving = true;
+	return give_out(p);
+}
+
+const char *publisher_error(const struct publisher *p)
+{
+	return p->error;
+}
+
+const char *publisher_no_streaming(const struct publisher *p)
+{
+	return p->no_streaming[0] != '\0' ? p->no_streaming : NULL;
+}
+
+void publisher_allow_streaming(struct publisher *p)
+{
+	p->no_streaming[0] = '\0';
+}
+
+/* Nothing is half in the ring, or half out of the assembler. */
+static bool is_between_transactions(const struct publisher *p)
+{
+	return !p->in_txn && !p->giving && !publisher_is_full(p);
 }
 
 void publisher_keepalive(struct publisher *p, uint64_t wal_end)
 {
-	if (!p->in_txn && !publisher_is_full(p) && wal_end > p->keepalive_lsn)
+	if (is_between_transactions(p) && wal_end > p->keepalive_lsn)
 		p->keepalive_lsn = wal_end;
+}
+
+static void flush_counters(struct publisher *p)
+{
+	stats_add(p->d->stats, WAL_STAT_MESSAGES, p->n_messages);
+	stats_add(p->d->stats, WAL_STAT_BYTES, p->n_bytes);
+	stats_add(p->d->stats, WAL_STAT_TRANSACTIONS, p->n_transactions);
+	p->n_messages = p->n_bytes = p->n_transactions = 0;
 }
 
 void publisher_publish(struct publisher *p)
 {
 	uint32_t wake = ring_publish(p->ring);
 	p->published_lsn = p->received_lsn;
+	if (p->n_messages != 0)
+		flush_counters(p);
 	for (size_t i = 0; wake != 0; i++, wake >>= 1) {
 		if ((wake & 1) != 0 && p->consumers[i].attached)
 			ring_event_signal(p->consumers[i].data_event);
@@ -630,7 +707,7 @@ static uint64_t least_acked(const struct publisher *p)
 
 bool publisher_is_idle(const struct publisher *p)
 {
-	return least_acked(p) >= p->received_lsn && !p->in_txn && !publisher_is_full(p);
+	return least_acked(p) >= p->received_lsn && is_between_transactions(p);
 }
 
 uint64_t publisher_flush_lsn(struct publisher *p)
@@ -698,9 +775,29 @@ static void on_look_again(void *arg)
 
 /* ---- Life ----------------------------------------------------------------------------------- */
 
-int publisher_new(struct daemon *d, size_t ring_size, const struct publisher_ops *ops, void *arg,
-	struct publisher **ret_p)
+static int new_assembler(struct publisher *p, const struct publisher_options *options)
 {
+	struct pgws_assembler_options o = PGWS_ASSEMBLER_OPTIONS_INIT;
+	o.memory_limit = options->transaction_memory;
+	o.file_limit = options->spool_limit;
+	o.dir = options->spool_dir;
+	int err = pgws_assembler_new(&o, &p->assembler);
+	if (err != PGWS_EIO)
+		return err == 0 ? 0 : -ENOMEM;
+	/* Without files memory is the end; the server takes the rest. */
+	log_warning("wal.spool",
+		"%s cannot be used: %s; transactions that are larger than transaction_memory are "
+		"left to the server",
+		options->spool_dir, strerror(errno));
+	o.file_limit = 0;
+	o.dir = NULL;
+	return pgws_assembler_new(&o, &p->assembler) == 0 ? 0 : -ENOMEM;
+}
+
+int publisher_new(struct daemon *d, const struct publisher_options *options,
+	const struct publisher_ops *ops, void *arg, struct publisher **ret_p)
+{
+	const size_t ring_size = options->ring_size;
 	struct publisher *p = mem_new(&mem_publisher, sizeof(*p));
 	p->magic = PUBLISHER_MAGIC;
 	p->d = d;
@@ -716,8 +813,8 @@ int publisher_new(struct daemon *d, size_t ring_size, const struct publisher_ops
 	int err = ring_data_create(ring_size, &p->data_fd, &p->data);
 	if (err == 0)
 		err = ring_event_create(&p->space_event);
-	if (err == 0 && (p->catalog = pgws_catalog_new(NULL, NULL)) == NULL)
-		err = -ENOMEM;
+	if (err == 0)
+		err = new_assembler(p, options);
 	if (err != 0) {
 		publisher_free(&p);
 		return err;
@@ -740,8 +837,9 @@ void publisher_free(struct publisher **pp)
 	drop_gaps(p);
 	ev_io_stop(&p->space_io);
 	ev_timer_stop(&p->look_again);
+	ev_defer_cancel(p->d->loop, &p->give_on);
 	ring_producer_free(&p->ring);
-	pgws_catalog_free(&p->catalog);
+	pgws_assembler_free(&p->assembler);
 	if (p->data != NULL)
 		ring_data_unmap(p->data, RING_HEADER_BYTES + p->ring_size);
 	if (p->data_fd >= 0)
@@ -766,12 +864,36 @@ void publisher_update_stats(struct publisher *p)
 	stats_set(s, WAL_STAT_RING_RECORDS, counts.records);
 	stats_set(s, WAL_STAT_RING_PAD_BYTES, counts.pad_bytes);
 	stats_set(s, WAL_STAT_RING_WAKES, counts.wakes);
+	struct pgws_assembler_counts n;
+	pgws_assembler_get_counts(p->assembler, &n);
+	stats_set(s, WAL_STAT_TXN_OPEN, n.open);
+	stats_set(s, WAL_STAT_TXN_MEMORY_BYTES, n.memory_bytes);
+	stats_set(s, WAL_STAT_TXN_FILE_BYTES, n.file_bytes);
+	stats_set(s, WAL_STAT_TXN_STREAMED, n.streamed);
+	stats_set(s, WAL_STAT_TXN_ABORTED, n.aborted);
+	stats_set(s, WAL_STAT_TXN_SPILLED, n.spilled);
+	stats_set(s, WAL_STAT_TXN_SPILLED_BYTES, n.spilled_bytes);
+	stats_set(s, WAL_STAT_STREAMING_GIVEN_UP, p->n_given_up);
 }
 
 static json_t *json_lsn(uint64_t lsn)
 {
 	char text[18];
 	return json_string(pgws_lsn_str(lsn, text));
+}
+
+/* Those that are taken while they run. */
+static json_t *transactions_row(struct publisher *p)
+{
+	struct pgws_assembler_counts n;
+	pgws_assembler_get_counts(p->assembler, &n);
+	json_t *row = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "name", "transactions",
+		"open", (json_int_t)n.open, "memory_bytes", (json_int_t)n.memory_bytes,
+		"file_bytes", (json_int_t)n.file_bytes, "streamed", (json_int_t)n.streamed,
+		"aborted", (json_int_t)n.aborted, "spilled", (json_int_t)n.spilled, "spilled_bytes",
+		(json_int_t)n.spilled_bytes);
+	ASSERT(row != NULL);
+	return row;
 }
 
 void publisher_each_row(struct publisher *p, void (*fn)(json_t *row, void *arg), void *arg)
@@ -789,6 +911,7 @@ void publisher_each_row(struct publisher *p, void (*fn)(json_t *row, void *arg),
 	ASSERT(row != NULL);
 	json_object_set_new(row, "full", json_boolean(p->full_since_ms != 0));
 	fn(row, arg);
+	fn(transactions_row(p), arg);
 	for (size_t i = 0; i < N_CONSUMERS; i++) {
 		const struct consumer *c = &p->consumers[i];
 		if (!c->enabled)

@@ -26,15 +26,24 @@ struct publisher_ops {
 	void (*on_attached)(void *arg);
 	/* A consumer is gone; it may have been the last one. */
 	void (*on_detached)(void *arg);
-	/* There is room again: call publisher_continue. */
+	/* There is room again, or it is the turn of what is left of a large transaction: call
+	 * publisher_continue. */
 	void (*on_room)(void *arg);
 	/* publisher_flush_lsn may have moved. */
 	void (*on_acked)(void *arg);
 };
 
-/* 0, or -ENOMEM and the like: no memory for a ring of this size. */
-int publisher_new(struct daemon *d, size_t ring_size, const struct publisher_ops *ops, void *arg,
-	struct publisher **ret_p) __attribute__((warn_unused_result));
+struct publisher_options {
+	size_t ring_size;
+	size_t transaction_memory; /* of streamed transactions; beyond it they go to files */
+	uint64_t spool_limit;      /* of these files, in bytes; 0: no files */
+	const char *spool_dir;
+};
+
+/* 0, or -ENOMEM and the like: no memory for a ring of this size. Copies the options. */
+int publisher_new(struct daemon *d, const struct publisher_options *options,
+	const struct publisher_ops *ops, void *arg, struct publisher **ret_p)
+	__attribute__((warn_unused_result));
 void publisher_free(struct publisher **p);
 
 /* ATTACH from a worker. Negative: garbled. */
@@ -72,15 +81,21 @@ void publisher_begin(struct publisher *p, const struct publisher_begin *b);
 /* The stream ended: drops what is left of a message that did not fit. */
 void publisher_end(struct publisher *p);
 /*
- * One DATA event. 0; -EAGAIN: the ring is full, the rest of it waits: keep the event's bytes, give
- * nothing more, and call publisher_continue after on_room. -ERR_MALFORMED: the stream cannot
- * be followed.
+ * One DATA event. 0; -EAGAIN: the ring is full, or a large transaction takes several passes of the
+ * loop: keep the event's bytes, give nothing more, and call publisher_continue after on_room.
+ * The stream has to begin anew, publisher_error says why: -ERR_MALFORMED: it cannot be followed;
+ * -ENOSPC: a large transaction does not fit, streaming is off from now on; -ENOMEM.
  */
 int publisher_write(struct publisher *p, const struct pgws_event *ev)
 	__attribute__((warn_unused_result));
-/* 0: nothing waits any more; -EAGAIN: still full. */
+/* 0: nothing waits any more; -EAGAIN: not yet; else as publisher_write. */
 int publisher_continue(struct publisher *p) __attribute__((warn_unused_result));
 bool publisher_is_full(const struct publisher *p);
+const char *publisher_error(const struct publisher *p);
+/* Why transactions are not to be streamed any more; NULL if they may be. */
+const char *publisher_no_streaming(const struct publisher *p);
+/* The cause may be gone. */
+void publisher_allow_streaming(struct publisher *p);
 /* Everything sent before was before this position of the server. */
 void publisher_keepalive(struct publisher *p, uint64_t wal_end);
 /* Makes what was written visible and wakes who sleeps. */

@@ -882,6 +882,11 @@ bool registrar_is_ready(const struct registrar *r)
 	return r->ready;
 }
 
+int registrar_server_version(const struct registrar *r)
+{
+	return pgconn_server_version(r->conn);
+}
+
 uint32_t registrar_sender_timeout_ms(const struct registrar *r)
 {
 	return r->sender_timeout_ms;

@@ -84,6 +84,8 @@ void registrar_gaps_told(struct registrar *r);
 uint32_t registrar_known_timeline(const struct registrar *r);
 /* As last looked at. */
 const struct registrar_slot *registrar_slot(const struct registrar *r);
+/* As libpq says it, 160004; 0: not connected. */
+int registrar_server_version(const struct registrar *r);
 /* The server's wal_sender_timeout in milliseconds; 0: off or unknown. */
 uint32_t registrar_sender_timeout_ms(const struct registrar *r);
 

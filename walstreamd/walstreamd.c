@@ -19,9 +19,11 @@
  */
 #include "config.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/base/err.h"
 #include "common/base/list.h"
@@ -65,6 +67,7 @@ struct walstreamd {
 	bool draining;
 	enum retention retention; /* as last judged */
 	uint64_t looked_retained; /* bytes, when it was last looked at */
+	bool said_not_parallel;
 	char trouble[TEXT_BYTES]; /* why there is no stream; "" if nothing is wrong */
 	struct list lag_requests;
 	struct lag_history lag_history;
@@ -97,13 +100,15 @@ static void update_status(struct walstreamd *w)
 	char retained[320];
 	retained_text(w, retained, sizeof(retained));
 	const char *full = publisher_trouble(w->publisher);
+	const char *no_streaming = publisher_no_streaming(w->publisher);
 	enum follower_state state = follower_get_state(w->follower);
 	if (w->trouble[0] != '\0')
 		daemon_status(
 			w->d, "%s%s%s", w->trouble, retained[0] != '\0' ? "; " : "", retained);
 	else if (state == FOLLOWER_STREAMING)
-		daemon_status(w->d, "streaming%s%s%s%s", full != NULL ? "; " : "",
-			full != NULL ? full : "", retained[0] != '\0' ? "; " : "", retained);
+		daemon_status(w->d, "streaming%s%s%s%s%s%s", full != NULL ? "; " : "",
+			full != NULL ? full : "", retained[0] != '\0' ? "; " : "", retained,
+			no_streaming != NULL ? "; " : "", no_streaming != NULL ? no_streaming : "");
 	else if (registrar_is_ready(w->registrar) && !publisher_wants_stream(w->publisher))
 		daemon_status(w->d, "waiting for a reader of the ring%s%s",
 			retained[0] != '\0' ? "; " : "", retained);
@@ -181,6 +186,24 @@ static void stay_down(struct walstreamd *w, const char *text)
 	daemon_exit(w->d, EXIT_CONFIG);
 }
 
+/* What the next stream asks for. */
+static enum pgws_streaming choose_streaming(struct walstreamd *w)
+{
+	const char *wanted = conf_str(w->d->conf, "walstreamd.streaming");
+	if (strcmp(wanted, "off") == 0 || publisher_no_streaming(w->publisher) != NULL)
+		return PGWS_STREAMING_OFF;
+	if (strcmp(wanted, "parallel") != 0)
+		return PGWS_STREAMING_ON;
+	if (registrar_server_version(w->registrar) >= 160000)
+		return PGWS_STREAMING_PARALLEL;
+	if (!w->said_not_parallel)
+		log_info("wal.streaming_mode",
+			"this server is too old for streaming = \"parallel\" (PostgreSQL 16 and "
+			"later), using \"on\"");
+	w->said_not_parallel = true;
+	return PGWS_STREAMING_ON;
+}
+
 static void reg_on_ready(uint64_t confirmed_lsn, void *arg)
 {
 	struct walstreamd *w;
@@ -191,8 +214,8 @@ static void reg_on_ready(uint64_t confirmed_lsn, void *arg)
 	if (wanted && follower_get_state(w->follower) == FOLLOWER_IDLE) {
 		take_gaps(w);
 		prepare_follower(w);
-		follower_start(
-			w->follower, confirmed_lsn, registrar_sender_timeout_ms(w->registrar));
+		follower_start(w->follower, confirmed_lsn,
+			registrar_sender_timeout_ms(w->registrar), choose_streaming(w));
 	}
 	update_status(w);
 }
@@ -265,16 +288,31 @@ static void pub_on_detached(void *arg)
 	ev_defer(w->d->loop, &w->detached, on_detached_deferred, w);
 }
 
+/* Counts and says why the stream cannot go on. */
+static const char *write_failed(struct walstreamd *w, int err)
+{
+	if (err == -ENOMEM)
+		return "out of memory";
+	if (err == -ERR_MALFORMED)
+		stats_add(w->d->stats, WAL_STAT_PROTOCOL_ERRORS, 1);
+	return publisher_error(w->publisher);
+}
+
 static void pub_on_room(void *arg)
 {
 	struct walstreamd *w;
 	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
 	/* Else the bytes that waited are gone with their stream. */
-	if (follower_get_state(w->follower) != FOLLOWER_STREAMING ||
-		publisher_continue(w->publisher) != 0)
+	if (follower_get_state(w->follower) != FOLLOWER_STREAMING)
+		return;
+	int err = publisher_continue(w->publisher);
+	if (err == -EAGAIN)
 		return;
 	publisher_publish(w->publisher);
-	follower_resume(w->follower);
+	if (err == 0)
+		follower_resume(w->follower);
+	else
+		follower_abandon(w->follower, write_failed(w, err));
 }
 
 static void note_told(struct walstreamd *w)
@@ -340,13 +378,13 @@ static void fol_on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 	update_status(w);
 }
 
-static int fol_on_data(const struct pgws_event *ev, void *arg)
+static int fol_on_data(const struct pgws_event *ev, const char **ret_why, void *arg)
 {
 	struct walstreamd *w;
 	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
 	int err = publisher_write(w->publisher, ev);
 	if (err != 0 && err != -EAGAIN)
-		stats_add(w->d->stats, WAL_STAT_PROTOCOL_ERRORS, 1);
+		*ret_why = write_failed(w, err);
 	return err;
 }
 
@@ -585,6 +623,24 @@ static void walstreamd_fini(struct daemon *d)
 	d->self = NULL;
 }
 
+static int make_publisher(struct walstreamd *w)
+{
+	const struct conf *conf = w->d->conf;
+	char *spool_dir = xasprintf("%s/spool", w->d->state_dir);
+	const struct publisher_options options = {
+		.ring_size = (size_t)conf_int(conf, "walstreamd.ring_size"),
+		.transaction_memory = (size_t)conf_int(conf, "walstreamd.transaction_memory"),
+		.spool_limit = (uint64_t)conf_int(conf, "walstreamd.transaction_spool_limit"),
+		.spool_dir = spool_dir};
+	(void)mkdir(spool_dir, 0700); /* who cannot use it says why */
+	int err = publisher_new(w->d, &options, &publisher_ops, w, &w->publisher);
+	if (err != 0)
+		log_error("wal.ring", "cannot make a ring of %zu bytes: %s; lower ring_size",
+			options.ring_size, err_str(err));
+	free(spool_dir);
+	return err;
+}
+
 static int walstreamd_init(struct daemon *d)
 {
 	struct walstreamd *w = mem_new(&mem_walstreamd, sizeof(*w));
@@ -594,11 +650,8 @@ static int walstreamd_init(struct daemon *d)
 	list_init(&w->lag_requests);
 	ev_timer_init(&w->tick, d->loop, "walstreamd tick", on_tick, w);
 	ev_timer_init(&w->retry, d->loop, "walstreamd retry", on_retry, w);
-	int64_t ring_size = conf_int(d->conf, "walstreamd.ring_size");
-	int err = publisher_new(d, (size_t)ring_size, &publisher_ops, w, &w->publisher);
+	int err = make_publisher(w);
 	if (err != 0) {
-		log_error("wal.ring", "cannot make a ring of %lld bytes: %s; lower ring_size",
-			(long long)ring_size, err_str(err));
 		mem_free(&mem_walstreamd, w);
 		return err;
 	}
@@ -651,7 +704,12 @@ static int walstreamd_on_relay(
 /* LIVE keys are read where they are used; the others wait for the next start. */
 static int walstreamd_reload(struct daemon *d, const struct conf *next, const char **ret_why)
 {
-	(void)d;
+	struct walstreamd *w;
+	OBJ_CAST(w, d->self, WALSTREAMD_MAGIC);
+	bool stream_again = publisher_no_streaming(w->publisher) != NULL;
+	publisher_allow_streaming(w->publisher);
+	if (stream_again && follower_get_state(w->follower) == FOLLOWER_STREAMING)
+		follower_stop(w->follower);
 	(void)next;
 	(void)ret_why;
 	return 0;
@@ -706,6 +764,22 @@ static const struct stats_row stats_rows[WAL_STAT_COUNT] = {
 		"logical messages written to move the slot of a quiet database"},
 	[WAL_STAT_SLOTS_LOST] = {"wal_slots_lost", STATS_COUNTER, "", STATS_STATUS,
 		"lost slots that were made anew"},
+	[WAL_STAT_TXN_OPEN] = {"wal_transactions_open", STATS_GAUGE, "", STATS_INFO,
+		"large transactions that are taken while they run"},
+	[WAL_STAT_TXN_MEMORY_BYTES] = {"wal_transaction_memory_bytes", STATS_GAUGE, "bytes",
+		STATS_INFO, "memory that they take"},
+	[WAL_STAT_TXN_FILE_BYTES] = {"wal_transaction_file_bytes", STATS_GAUGE, "bytes", STATS_INFO,
+		"and what they take in files in state_dir/spool"},
+	[WAL_STAT_TXN_STREAMED] = {"wal_transactions_streamed", STATS_COUNTER, "", STATS_INFO,
+		"transactions taken while they ran that were committed"},
+	[WAL_STAT_TXN_ABORTED] = {"wal_transactions_aborted", STATS_COUNTER, "", STATS_INFO,
+		"transactions and subtransactions taken while they ran that were rolled back"},
+	[WAL_STAT_TXN_SPILLED] = {"wal_transactions_spilled", STATS_COUNTER, "", STATS_INFO,
+		"transactions that went beyond transaction_memory into a file"},
+	[WAL_STAT_TXN_SPILLED_BYTES] = {"wal_transaction_spilled_bytes", STATS_COUNTER, "bytes",
+		STATS_INFO, "bytes written to these files"},
+	[WAL_STAT_STREAMING_GIVEN_UP] = {"wal_streaming_given_up", STATS_COUNTER, "", STATS_INFO,
+		"times that large transactions had to be left to the server"},
 };
 
 const struct daemon_info walstreamd_info = {

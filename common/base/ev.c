@@ -30,6 +30,7 @@ struct ev_loop {
 	struct list pending;
 	struct list running;
 	bool stop;
+	unsigned rest_us; /* before the next poll; 0: none */
 	uint64_t n_slow;
 	size_t n_active; /* descriptor events and timers, invariant 3 */
 };
@@ -111,9 +112,28 @@ void ev_loop_free(struct ev_loop **loop_ptr)
 	mem_free(&type_loop, loop);
 }
 
+void ev_loop_rest(struct ev_loop *loop, unsigned us)
+{
+	OBJ_CHECK(loop, EV_LOOP_MAGIC);
+	if (us > EV_REST_MAX_US)
+		us = EV_REST_MAX_US;
+	if (loop->rest_us == 0 || us < loop->rest_us)
+		loop->rest_us = us;
+}
+
+/* A plain sleep: a timer of the poll's own precision costs the same wake-up, and two more calls. */
+static void rest(struct ev_loop *loop)
+{
+	const struct timespec ts = {.tv_nsec = (long)loop->rest_us * 1000};
+	loop->rest_us = 0;
+	(void)nanosleep(&ts, NULL); /* a signal may end it early: then something is to be done */
+}
+
 void ev_loop_once(struct ev_loop *loop, bool may_block)
 {
 	OBJ_CHECK(loop, EV_LOOP_MAGIC);
+	if (loop->rest_us != 0 && !loop->stop)
+		rest(loop);
 	int flags = EVLOOP_ONCE | EVLOOP_NO_EXIT_ON_EMPTY;
 	if (!may_block || !list_empty(&loop->pending))
 		flags |= EVLOOP_NONBLOCK;

@@ -50,6 +50,35 @@ const struct conf_row ring_conf_rows[] = {
 			"WAL has to wait for it",
 	},
 	{
+		.path = "walstreamd.streaming",
+		.type = CONF_ENUM,
+		.choices = "off|on|parallel",
+		.def = "on",
+		.reload = CONF_WORKER,
+		.help = "take large transactions while they run, so that the server need not put "
+			"them aside; parallel: PostgreSQL 16 and later",
+	},
+	{
+		.path = "walstreamd.transaction_memory",
+		.type = CONF_SIZE,
+		.min = 64 * KB,
+		.max = 64 * GB,
+		.def = "64MB",
+		.reload = CONF_WORKER,
+		.help = "memory for transactions that are taken while they run; what is beyond it "
+			"goes to files in state_dir/spool",
+	},
+	{
+		.path = "walstreamd.transaction_spool_limit",
+		.type = CONF_SIZE,
+		.min = 0,
+		.max = 1024 * TB,
+		.def = "16GB",
+		.reload = CONF_WORKER,
+		.help = "how much these files may take; beyond it the server puts large "
+			"transactions aside itself",
+	},
+	{
 		.path = "walstreamd.wal_warn_bytes",
 		.type = CONF_SIZE,
 		.min = 16 * MB,

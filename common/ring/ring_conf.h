@@ -9,7 +9,8 @@
 
 #include "common/base/conf.h"
 
-/* walstreamd.enabled, ring_size, spool_limit, wal_warn_bytes; ends with path == NULL. */
+/* walstreamd.enabled, ring_size, spool_limit, streaming, transaction_memory,
+ * transaction_spool_limit, wal_warn_bytes; ends with path == NULL. */
 extern const struct conf_row ring_conf_rows[];
 
 #endif

@@ -243,12 +243,14 @@ int main(int argc, char **argv)
 	b.d.loop = ev_loop_new();
 	b.d.stats = stats_new(NULL, stat_rows, WAL_STAT_COUNT);
 	b.d.enabled_roles = 1 << ROLE_WALSTREAMD | 1 << ROLE_BROKERD;
-	if (rows == 0 || row_bytes > 3900 || publisher_new(&b.d, RING_BYTES, &ops, &b, &b.p) != 0)
+	const struct publisher_options options = {
+		.ring_size = RING_BYTES, .transaction_memory = RING_BYTES};
+	if (rows == 0 || row_bytes > 3900 || publisher_new(&b.d, &options, &ops, &b, &b.p) != 0)
 		return 1;
 	make_relation(&b.relation);
 	make_insert(&b.insert, row_bytes);
 	attach(&b, &r);
-	publisher_begin(b.p, b.lsn, 1);
+	publisher_begin(b.p, &(struct publisher_begin){.confirmed_lsn = b.lsn, .timeline = 1});
 	if (pthread_create(&thread, NULL, read_ring, &r) != 0)
 		return 1;
 	while (b.n_events < n / 10)

@@ -311,6 +311,35 @@ static void test_backoff(void **state)
 	assert_int_equal(huge.attempt, UINT32_MAX);
 }
 
+static void on_rested(void *arg)
+{
+	*(uint64_t *)arg = ev_now_us();
+}
+
+static void test_rest(void **state)
+{
+	(void)state;
+	struct ev_loop *l = ev_loop_new();
+	struct ev_deferred d = {.queued = false};
+	uint64_t ran_us = 0, start_us = ev_now_us();
+	ev_loop_rest(l, 100000); /* cut to EV_REST_MAX_US */
+	ev_loop_rest(l, 400);    /* the shortest counts */
+	ev_defer(l, &d, on_rested, &ran_us);
+	ev_loop_once(l, true);
+	assert_true(ran_us - start_us >= 400);
+	/* Once only: one pass without it is proof enough on a machine that is busy. */
+	uint64_t best_us = UINT64_MAX;
+	for (int i = 0; i < 200; i++) {
+		start_us = ev_now_us();
+		ev_defer(l, &d, on_rested, &ran_us);
+		ev_loop_once(l, true);
+		if (ran_us - start_us < best_us)
+			best_us = ran_us - start_us;
+	}
+	assert_true(best_us < 300);
+	ev_loop_free(&l);
+}
+
 int main(void)
 {
 #define WITH_LOOP(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -324,6 +353,7 @@ int main(void)
 		WITH_LOOP(test_cancel_while_draining),
 		cmocka_unit_test(test_free_runs_deferred),
 		cmocka_unit_test(test_free_wants_all_stopped),
+		cmocka_unit_test(test_rest),
 		cmocka_unit_test(test_backoff),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

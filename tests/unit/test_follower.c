@@ -55,9 +55,10 @@ static void on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 	seen.streaming = true;
 }
 
-static int on_data(const struct pgws_event *ev, void *arg)
+static int on_data(const struct pgws_event *ev, const char **ret_why, void *arg)
 {
 	(void)arg;
+	(void)ret_why;
 	assert_non_null(ev->data);
 	seen.n_data++;
 	return seen.keep ? -EAGAIN : 0;
@@ -137,7 +138,7 @@ static uint64_t confirmed(void)
 static struct follower *streaming(void)
 {
 	struct follower *f = make("p");
-	follower_start(f, confirmed(), 60000);
+	follower_start(f, confirmed(), 60000, PGWS_STREAMING_OFF);
 	if (!wait_flag(&seen.streaming, 10000))
 		fail_msg("not streaming: %s", seen.text);
 	return f;
@@ -202,7 +203,7 @@ static void test_stop(void **state)
 	/* Feedback lower than what was told before is never sent: the slot stays. */
 	seen.flush_lsn = 1;
 	seen.streaming = seen.stopped = false;
-	follower_start(f, confirmed(), 60000);
+	follower_start(f, confirmed(), 60000, PGWS_STREAMING_OFF);
 	assert_true(wait_flag(&seen.streaming, 10000));
 	follower_stop(f);
 	assert_true(wait_flag(&seen.stopped, 2000));
@@ -238,7 +239,7 @@ static void test_feedback_while_full(void **state)
 	run("SELECT pg_reload_conf()");
 	struct follower *f = make("p");
 	seen.keep = true;
-	follower_start(f, confirmed(), 1000);
+	follower_start(f, confirmed(), 1000, PGWS_STREAMING_OFF);
 	assert_true(wait_flag(&seen.streaming, 10000));
 	run("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 5000) i");
 	bool never = false;
@@ -261,7 +262,7 @@ static void test_ended_while_full(void **state)
 	(void)state;
 	struct follower *f = make("p");
 	seen.keep = true;
-	follower_start(f, confirmed(), 60000);
+	follower_start(f, confirmed(), 60000, PGWS_STREAMING_OFF);
 	assert_true(wait_flag(&seen.streaming, 10000));
 	/* More than the sockets hold: behind it the end cannot be read. */
 	run("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) i");
@@ -289,7 +290,7 @@ static void test_no_publication(void **state)
 {
 	(void)state;
 	struct follower *f = make("p,gone");
-	follower_start(f, confirmed(), 60000);
+	follower_start(f, confirmed(), 60000, PGWS_STREAMING_OFF);
 	assert_true(wait_flag(&seen.streaming, 10000));
 	run("INSERT INTO t VALUES (1, 'x')");
 	if (PQserverVersion(sql_conn) < 180000) {

@@ -44,7 +44,9 @@
 
 static struct ev_loop *loop;
 static const char *program;
-static char spool_dir[64];
+static char spool_dir[64], state_dir[64];
+/* Keys of the walstreamd section beside the ring's size. */
+static const char *more_keys = "";
 
 /* ---- SQL ------------------------------------------------------------------------------------ */
 
@@ -93,6 +95,8 @@ static struct {
 	size_t begin_at; /* in log */
 	bool empty;
 	uint64_t payload_bytes;
+	uint64_t digest; /* of all transactions but their relation messages; empty ones left out */
+	uint64_t txn_digest;
 	struct pgws_catalog *catalog;
 } con;
 
@@ -118,7 +122,7 @@ static void forget(void)
 	if (con.log != NULL)
 		con.log[0] = '\0';
 	con.n_inserts = con.n_commits = con.n_streams = con.n_empty = 0;
-	con.payload_bytes = 0;
+	con.payload_bytes = con.digest = 0;
 }
 
 static void note_change(const struct ring_record *rec, const struct pgws_msg *m)
@@ -137,6 +141,28 @@ static void note_change(const struct ring_record *rec, const struct pgws_msg *m)
 		note(" %c:%.*s", (char)m->type, (int)col.len, col.data != NULL ? col.data : "");
 }
 
+static uint64_t fold(uint64_t digest, const void *data, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		digest = (digest ^ ((const uint8_t *)data)[i]) * UINT64_C(1099511628211);
+	return digest;
+}
+
+/* Relations are announced anew in a streamed transaction, and Begin has no LSN of its own. */
+static void take_digest(const struct ring_record *rec, const void *payload, enum pgws_type type)
+{
+	uint64_t words[] = {rec->audience, rec->relid, rec->timeline, rec->ordinal, rec->commit_lsn,
+		rec->end_lsn, (uint64_t)rec->commit_time, 0};
+	if (type == PGWS_RELATION || type == PGWS_TYPE)
+		return;
+	if (type == PGWS_BEGIN)
+		con.txn_digest = 0;
+	else if (type != PGWS_COMMIT)
+		words[7] = rec->lsn;
+	con.txn_digest = fold(con.txn_digest, words, sizeof(words));
+	con.txn_digest = fold(con.txn_digest, payload, rec->payload_len);
+}
+
 static int on_record(const struct ring_record *rec, const void *payload, void *arg)
 {
 	(void)arg;
@@ -148,6 +174,7 @@ static int on_record(const struct ring_record *rec, const void *payload, void *a
 	assert_true(rec->commit_lsn != 0 && rec->commit_time != 0);
 	assert_int_equal(rec->timeline, con.timeline);
 	con.payload_bytes += rec->payload_len;
+	take_digest(rec, payload, m.type);
 	bool was_empty = con.empty;
 	con.empty = m.type == PGWS_BEGIN;
 	switch (m.type) {
@@ -166,6 +193,7 @@ static int on_record(const struct ring_record *rec, const void *payload, void *a
 			con.log[con.len] = '\0';
 		} else {
 			con.n_commits++;
+			con.digest = fold(con.digest, &con.txn_digest, sizeof(con.txn_digest));
 			note(" C");
 		}
 		if (con.auto_ack)
@@ -318,19 +346,37 @@ static bool never(void)
 	return false;
 }
 
-static void send_config(const char *instance)
+static int config_fd(void)
 {
 	char text[1024];
 	snprintf(text, sizeof(text),
 		"postgres = { mode = \"external\"; conninfo = \"host=%s port=%s dbname=%s "
 		"user=%s\"; "
-		"};\nwalstreamd = { ring_size = \"1MB\"; };\n",
-		getenv("PGHOST"), getenv("PGPORT"), getenv("PGDATABASE"), getenv("PGUSER"));
+		"};\nwalstreamd = { ring_size = \"1MB\"; %s };\n",
+		getenv("PGHOST"), getenv("PGPORT"), getenv("PGDATABASE"), getenv("PGUSER"),
+		more_keys);
 	int fd;
 	assert_int_equal(proc_memfd_sealed("conf", text, strlen(text), &fd), 0);
+	return fd;
+}
+
+static void send_reload(void)
+{
+	int fd = config_fd();
+	struct buf body;
+	buf_init(&body, 0);
+	worker_put_text(&body, "error");
+	assert_int_equal(imsg_send(sup.channel, WORKER_MSG_RELOAD, 1, &body, &fd, 1), 0);
+	buf_free(&body);
+	close(fd);
+}
+
+static void send_config(const char *instance)
+{
+	int fd = config_fd();
 	const struct worker_config m = {.node = (char *)NODE,
 		.instance = (char *)instance,
-		.state_dir = (char *)"/nonexistent",
+		.state_dir = state_dir,
 		.run_dir = (char *)"/nonexistent",
 		.user = (char *)"",
 		.log_level = (char *)(getenv("HOWDAH_TEST_DEBUG") != NULL ? "debug" : "error"),
@@ -473,6 +519,7 @@ static int setup(void **state)
 	con.catalog = pgws_catalog_new(NULL, NULL);
 	con.auto_ack = true;
 	con.pause = false;
+	more_keys = "";
 	new_reader();
 	forget();
 	return 0;
@@ -1140,6 +1187,201 @@ static void test_invalidated_slot(void **state)
 	stop();
 }
 
+/* ---- Large transactions --------------------------------------------------------------------- */
+
+/* Most of them are streamed then; on 16 and later all of them. */
+static void stream_small_ones(bool on)
+{
+	run(on ? "ALTER SYSTEM SET logical_decoding_work_mem = '64kB'"
+	       : "ALTER SYSTEM RESET logical_decoding_work_mem");
+	if (PQserverVersion(sql_conn) >= 160000)
+		run(on ? "ALTER SYSTEM SET debug_logical_replication_streaming = 'immediate'"
+		       : "ALTER SYSTEM RESET debug_logical_replication_streaming");
+	run("SELECT pg_reload_conf()");
+}
+
+static uint64_t ring_value(const char *key)
+{
+	char quoted[64];
+	snprintf(quoted, sizeof(quoted), "\"%s\":", key);
+	command("ring.status");
+	const char *at = strstr(answer, quoted);
+	assert_non_null(at);
+	return strtoull(at + strlen(quoted), NULL, 10);
+}
+
+static void exec_other(PGconn *other, const char *text)
+{
+	PGresult *res = PQexec(other, text);
+	assert_int_equal(PQresultStatus(res), PGRES_COMMAND_OK);
+	PQclear(res);
+}
+
+/* Two large transactions at a time, with savepoints; one is rolled back. 4,103 rows remain. */
+static void two_interleaved(void)
+{
+	PGconn *other = PQconnectdb("");
+	assert_int_equal(PQstatus(other), CONNECTION_OK);
+	run("BEGIN; INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 4000) i;"
+	    "SAVEPOINT a; INSERT INTO t SELECT i, 'a' FROM generate_series(4001, 9000) i");
+	exec_other(other,
+		"BEGIN; INSERT INTO t SELECT i, 'gone' FROM generate_series(100001, 105000) i");
+	run("SAVEPOINT b; INSERT INTO t SELECT i, 'b' FROM generate_series(9001, 14000) i;"
+	    "ROLLBACK TO a; INSERT INTO t SELECT i, 'c' FROM generate_series(4001, 4102) i");
+	exec_other(other, "ROLLBACK");
+	exec_other(other, "INSERT INTO t VALUES (200000, 'between')");
+	run("COMMIT");
+	PQfinish(other);
+}
+
+static bool all_4103(void)
+{
+	return con.n_inserts >= 4103 && con.n_commits >= 2;
+}
+
+/* The same WAL in every mode: what is in the ring is the same, to the byte. */
+static void test_streaming_modes(void **state)
+{
+	(void)state;
+	static const char *const modes[] = {"streaming = \"on\"; transaction_memory = \"64kB\";",
+		"streaming = \"off\";", "streaming = \"parallel\";",
+		"streaming = \"on\"; transaction_memory = \"64MB\";"};
+	uint64_t digest = 0;
+	stream_small_ones(true);
+	con.auto_ack = false;
+	start_streaming();
+	stop();
+	two_interleaved();
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+		more_keys = modes[i];
+		new_reader();
+		forget();
+		start_streaming();
+		WAIT(all_4103);
+		assert_int_equal(con.n_inserts, 4103);
+		assert_int_equal(con.n_commits, 2);
+		if (i == 0)
+			digest = con.digest;
+		assert_true(con.digest == digest);
+		bool streams = strstr(modes[i], "off") == NULL;
+		assert_true(streams ? ring_value("streamed") >= 1 : ring_value("streamed") == 0);
+		assert_true(i == 0 ? ring_value("spilled") >= 1 : ring_value("spilled") == 0);
+		assert_int_equal(ring_value("open"), 0);
+		assert_int_equal(ring_value("memory_bytes"), 0);
+		assert_int_equal(ring_value("file_bytes"), 0);
+		stop();
+	}
+	stream_small_ones(false);
+}
+
+static bool is_in_files(void)
+{
+	return ring_value("open") == 1 && ring_value("file_bytes") > 1 << 20;
+}
+
+static uint64_t peak_kb(void)
+{
+	char line[200];
+	unsigned long long kb = 0;
+	snprintf(line, sizeof(line), "/proc/%d/status", (int)sup.pid);
+	FILE *f = fopen(line, "r");
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f) != NULL && sscanf(line, "VmHWM: %llu", &kb) != 1)
+		continue;
+	fclose(f);
+	assert_true(kb > 0);
+	return kb;
+}
+
+static bool all_large(void)
+{
+	return con.n_inserts >= 60000 && con.n_commits >= 1;
+}
+
+/* A transaction far larger than the ring and than transaction_memory, and a SIGKILL while it runs
+ * and while it is given out. */
+static void test_streamed_large(void **state)
+{
+	(void)state;
+	stream_small_ones(true);
+	more_keys = "transaction_memory = \"64kB\";";
+	start_streaming();
+	run("BEGIN; INSERT INTO t SELECT i, repeat('x', 300) FROM generate_series(1, 30000) i");
+	while (!is_in_files())
+		assert_false(sup.closed);
+	/* What runs holds nothing: its commit comes later. */
+	run("CREATE TABLE other (v text)");
+	kill_it();
+	new_reader();
+	forget();
+	start_streaming();
+	run("INSERT INTO t SELECT i, repeat('x', 300) FROM generate_series(30001, 60000) i");
+	con.pause = true;
+	run("COMMIT");
+	WAIT(ring_is_full);
+	uint64_t before = confirmed();
+	kill_it();
+	new_reader();
+	con.pause = false;
+	forget();
+	start_streaming();
+	WAIT(all_large);
+	assert_int_equal(con.n_inserts, 60000);
+	assert_int_equal(con.n_commits, 1);
+	assert_true(confirmed() >= before);
+	WAIT(confirmed_past_end);
+	assert_int_equal(ring_value("file_bytes"), 0);
+#ifndef HOWDAH_SANITIZER
+	/* The ring, transaction_memory, 10 MB. */
+	if (peak_kb() > 1024 + 64 + 10240)
+		fail_msg("%llu kB at its peak", (unsigned long long)peak_kb());
+#endif
+	run("DROP TABLE other");
+	stop();
+	stream_small_ones(false);
+}
+
+static bool says_spool_limit(void)
+{
+	return is_streaming() && strstr(sup.status, "raise walstreamd.transaction_spool_limit");
+}
+
+static bool says_no_limit(void)
+{
+	return is_streaming() && strstr(sup.status, "transaction_spool_limit") == NULL;
+}
+
+static bool all_5000(void)
+{
+	return con.n_inserts >= 5000 && con.n_commits >= 1;
+}
+
+/* A transaction that does not fit is left to the server, said, and tried again after a reload. */
+static void test_streaming_limit(void **state)
+{
+	(void)state;
+	stream_small_ones(true);
+	more_keys = "transaction_memory = \"64kB\"; transaction_spool_limit = \"0\";";
+	start_streaming();
+	for (int i = 0; i < 2; i++) {
+		forget();
+		run(i == 0 ? "INSERT INTO t SELECT i, repeat('x', 300) FROM generate_series(1, "
+			     "5000) i"
+			   : "INSERT INTO t SELECT -i, repeat('x', 300) FROM generate_series(1, "
+			     "5000) "
+			     "i");
+		WAIT(all_5000);
+		assert_int_equal(con.n_inserts, 5000);
+		assert_int_equal(con.n_commits, 1);
+		WAIT(says_spool_limit);
+		WAIT(confirmed_past_end);
+		send_reload();
+		WAIT(says_no_limit);
+	}
+	stop();
+	stream_small_ones(false);
+}
+
 int main(void)
 {
 	static char path[4096];
@@ -1150,6 +1392,8 @@ int main(void)
 	log_init("test_walstreamd", LOG_LEVEL_ERROR);
 	snprintf(spool_dir, sizeof(spool_dir), "/tmp/howdah-spool.XXXXXX");
 	assert_non_null(mkdtemp(spool_dir));
+	snprintf(state_dir, sizeof(state_dir), "/tmp/howdah-state.XXXXXX");
+	assert_non_null(mkdtemp(state_dir));
 	loop = ev_loop_new();
 	sql_conn = PQconnectdb("options='-c client_min_messages=error -c search_path=public'");
 	if (PQstatus(sql_conn) != CONNECTION_OK) {
@@ -1178,6 +1422,9 @@ int main(void)
 		TEST(test_commands),
 		TEST(test_hostile_cursor),
 		TEST(test_invalidated_slot),
+		TEST(test_streaming_modes),
+		TEST(test_streamed_large),
+		TEST(test_streaming_limit),
 		TEST(test_other_timeline),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
@@ -1185,5 +1432,10 @@ int main(void)
 	ev_loop_free(&loop);
 	free(con.log);
 	rmdir(spool_dir);
+	char own_spool[80];
+	snprintf(own_spool, sizeof(own_spool), "%s/spool", state_dir);
+	/* Nothing was left there. */
+	failed += rmdir(own_spool) != 0;
+	rmdir(state_dir);
 	return failed;
 }
