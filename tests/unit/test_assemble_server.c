@@ -480,7 +480,7 @@ static void test_origin(void **state)
 	expect_of(&o, &expected);
 	o.origin = NULL;
 	expect_of(&o, &all);
-	assert_true(all.n > expected.n + 1800);
+	assert_true(all.n > expected.n + 900);
 	o.origin = "none";
 	for (o.proto = 2; o.proto <= 4; o.proto++)
 		check_streamings(o, &expected);

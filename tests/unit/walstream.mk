@@ -24,6 +24,11 @@ TESTS += tests/unit/test_capture.pg
 tests_unit_test_capture_pg_SOURCES = tests/unit/test_capture.c tests/unit/helper_sql.h
 tests_unit_test_capture_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
+check_PROGRAMS += tests/unit/test_assemble_random
+TESTS += tests/unit/test_assemble_random
+tests_unit_test_assemble_random_SOURCES = tests/unit/test_assemble_random.c tests/unit/assemble_testing.h
+tests_unit_test_assemble_random_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+
 # The calls that touch files are wrapped, to fail or to end the process in any of them.
 check_PROGRAMS += tests/unit/test_assemble_files
 TESTS += tests/unit/test_assemble_files
