@@ -135,6 +135,33 @@ static const struct check checks[] = {
 		" pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn) END AS kept"
 		" FROM (SELECT $1::text AS node) one LEFT JOIN howdah.node n ON n.name = one.node"
 		" LEFT JOIN pg_replication_slots s ON s.slot_name = 'howdah_' || one.node) x"},
+	{"gap", true, "no change was lost",
+		"SELECT 'warning', format('changes from %s to %s were lost: %s', g.from_lsn,"
+		" coalesce(g.to_lsn::text, 'where the new slot will begin'), g.reason),"
+		" 'what was changed then reached no subscriber: read those tables anew'"
+		" FROM howdah.gap g WHERE g.node = $1 AND g.at > now() - interval '7 days'"
+		" ORDER BY g.id DESC LIMIT 3"},
+	{"failover", true, "no standby, or the slot would survive a failover",
+		"SELECT 'warning', CASE"
+		" WHEN v < 170000 THEN 'a failover loses the slot: this server has no failover "
+		"slots'"
+		" WHEN NOT kept THEN format('a failover loses slot %s', slot)"
+		" ELSE 'after a failover subscribers may have seen what is lost' END,"
+		" CASE WHEN v < 170000 THEN 'walstreamd.lost_slot = \"recreate\" reports the gap;"
+		" PostgreSQL 17 avoids it'"
+		" WHEN NOT kept THEN 'walstreamd.failover_slot = true # and on the standby"
+		" sync_replication_slots = on'"
+		" ELSE format('ALTER SYSTEM SET synchronized_standby_slots = %L" RELOAD
+		"', standby) END"
+		" FROM (SELECT current_setting('server_version_num')::int AS v, s.slot_name AS "
+		"slot,"
+		" coalesce(to_jsonb(s) ->> 'failover' = 'true', false) AS kept,"
+		" p.slot_name AS standby FROM pg_replication_slots s"
+		" JOIN pg_replication_slots p ON p.slot_type = 'physical' AND p.active AND NOT "
+		"p.temporary"
+		" WHERE s.slot_name = 'howdah_' || $1) x"
+		" WHERE v < 170000 OR NOT kept"
+		" OR current_setting('synchronized_standby_slots', true) = '' LIMIT 1"},
 	{"other_slots", true, "no slot of another node lies idle",
 		"SELECT 'warning', format('slot %s is not in use and keeps %s of WAL', s.slot_name,"
 		" coalesce(pg_size_pretty(CASE WHEN NOT pg_is_in_recovery() THEN"

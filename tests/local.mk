@@ -80,7 +80,8 @@ check-system: all $(SYSTEM_HELPERS)
 
 # The same on PostgreSQL 14, 16, 17 and 18 (npm's binaries; MATRIX_TESTS: which files).
 MATRIX_DIR = /var/tmp/howdah-matrix
-MATRIX_TESTS = tests/system/test_changes.py tests/system/test_publish.py tests/system/test_faults.py
+MATRIX_TESTS = tests/system/test_changes.py tests/system/test_publish.py tests/system/test_faults.py \
+	tests/system/test_failover.py tests/system/test_guard.py
 .PHONY: check-matrix
 check-matrix: all
 	$(srcdir)/tests/helpers/matrix $(MATRIX_DIR) $(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS="$(MATRIX_TESTS)"

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from rawmqtt import RawClient
 from suite import AS_ROOT, USER, Postgres, short_dir, wait_until
 
 HOST_LIST = ("host={0.root},{1.root} port={0.port},{1.port} user=postgres dbname=howdah "
@@ -125,10 +126,10 @@ def make_pair():
         pair.close()
 
 
-def follow(make_suite, pair, walstreamd=""):
+def follow(make_suite, pair, walstreamd="", brokerd=""):
     """The suite on the pair, a mapped table, a subscriber."""
     suite = make_suite(postgres=f'mode = "external"; conninfo = "{pair.conninfo}";',
-                       walstreamd=walstreamd, start=False)
+                       walstreamd=walstreamd, brokerd=brokerd, start=False)
     suite.start()
     wait_until("control socket", lambda: suite.status())
     suite.pgctl("db", "init")
@@ -145,6 +146,11 @@ def ids(sub):
 
 def gaps(sub):
     return [json.loads(m["payload"]) for m in sub.snapshot() if m["topic"] == "$SYS/howdah/gap"]
+
+
+def doctor_rows(suite):
+    """Its exit status says whether something is wrong; here the rows count."""
+    return [json.loads(line) for line in suite.pgctl_raw("-j", "doctor").stdout.splitlines()]
 
 
 def lsn(text):
@@ -169,6 +175,8 @@ def test_failover_slot(make_suite, make_pair):
             "INSERT INTO f SELECT generate_series(101, 200)")
     sub.wait_count(300)
     pair.caught_up()
+    doctor = [row for row in doctor_rows(suite) if row["check"] in ("gap", "failover")]
+    assert len(doctor) == 2
     pair.switch()
     pair.do(pair.standby, "INSERT INTO f SELECT generate_series(201, 300)")
     sub.wait_count(500, 60)
@@ -179,12 +187,47 @@ def test_failover_slot(make_suite, make_pair):
     expected = list(range(1, 101)) + [i for i in range(101, 302) for _ in range(2)]
     assert seen == expected
     assert gaps(sub) == []
+    assert all(row["result"] == "ok" for row in doctor)
     assert pair.one(pair.standby, "SELECT count(*) FROM howdah.gap") == 0
     # The slot moves on there.
     end = pair.one(pair.standby, "SELECT pg_current_wal_lsn()")
     wait_until("the slot moves on", lambda: pair.one(
         pair.standby, f"SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots"
         " WHERE slot_name = 'howdah_test'"), 30)
+
+
+@pytest.mark.parametrize("dies", ["", "walstreamd"])
+def test_owed_over_a_failover(make_suite, make_pair, dies):
+    """17+: what a subscriber has got and not acknowledged when the primary dies does not come twice,
+    and its acknowledgement counts afterwards, with walstreamd's memory and without."""
+    pair = make_pair(failover=True)
+    if not pair.failover:
+        pytest.skip("this server has no failover slots")
+    suite, _ = follow(make_suite, pair, brokerd='ack_timeout = "10min";')
+    client = RawClient(suite.mqtt_port, "owes")
+    client.sock.settimeout(60)
+    client.subscribe("f/#")
+    wait_until("the slot is on the standby", pair.slot_follows, 60)
+    pair.do(pair.primary, "INSERT INTO f VALUES (1)")
+    topic, first, _ = client.receive_publish()
+    assert topic == "f/1"
+    pair.caught_up()
+    pair.primary.stop(signal.SIGQUIT)
+    if dies:
+        suite.kill(dies)
+    pair.switch()
+    pair.do(pair.standby, "INSERT INTO f VALUES (2)")
+    end = pair.one(pair.standby, "SELECT pg_current_wal_lsn()")
+    topic, second, _ = client.receive_publish()
+    assert topic == "f/2"
+    moved = (f"SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots"
+             " WHERE slot_name = 'howdah_test'")
+    client.puback(second)
+    suite.wait_up()
+    assert not pair.one(pair.standby, moved)
+    client.puback(first)
+    wait_until("the slot moves on", lambda: pair.one(pair.standby, moved), 30)
+    client.close()
 
 
 def test_existing_slot_becomes_failover(make_suite, make_pair):
@@ -216,6 +259,8 @@ def lose_slot(make_suite, make_pair, walstreamd):
         pair.primary, f"SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots"
         " WHERE slot_name = 'howdah_test'"))
     pair.caught_up()
+    assert any(row["check"] == "failover" and row["result"] == "warning"
+               for row in doctor_rows(suite))
     # On the new primary this row is older than any slot of ours can be.
     os.kill(pair.one(pair.primary, "SELECT pid FROM pg_stat_replication"
                      " WHERE application_name = 'howdah_test'"), signal.SIGSTOP)
@@ -264,5 +309,7 @@ def test_failover_without_slot_reports_the_gap(make_suite, make_pair):
     conn.close()
     row = next(r for r in suite.rows("node", "list") if r["name"] == "test")
     assert row["gap_from"] == gap["from_lsn"] and row["gap_to"] == gap["to_lsn"]
+    assert any(row["check"] == "gap" and gap["from_lsn"] in row["finding"]
+               for row in doctor_rows(suite))
     wait_until("it is counted", lambda: suite.stat("brokerd", "changes_gaps") == 1)
     assert gap["from_lsn"] in suite.status("brokerd")["text"]
