@@ -20,6 +20,8 @@
  *      .. P is the exception: the server takes it as said from then on, so it is given out and
  *      learnt at once, and again with its transaction.
  *   3. After an error nothing is given out until reset: what stands open may be incomplete.
+ *   4. After a Commit the catalogue knows what the server said last outside streams, or in a stream
+ *      that was given out: see learn.
  *
  * On crash: what is open is sent again by the server, as its Commit was not confirmed.
  */
@@ -44,6 +46,14 @@ struct open_txn {
 	struct pgwsi_txn *txn;
 };
 
+/* A Relation message that has to be said again before the Commit. */
+struct restore {
+	struct restore *next;
+	uint32_t relid;
+	uint8_t *bytes;
+	size_t len;
+};
+
 struct pgws_assembler {
 	struct pgwsi_store store;
 	struct pgws_catalog *catalog;
@@ -66,9 +76,11 @@ struct pgws_assembler {
 	uint64_t n_open;
 
 	enum giving giving;
-	struct pgwsi_txn *given; /* owned */
-	uint64_t given_end_lsn;
-	uint8_t frame[32]; /* Begin or Commit */
+	struct pgwsi_txn *given;            /* owned */
+	uint8_t frame[32];                  /* Begin or Commit */
+	struct restore *restore, *restored; /* restored: given out last, borrowed */
+
+	uint64_t n_heard; /* Relation messages of this life, in order of arrival */
 
 	uint64_t streamed, aborted, ignored;
 };
@@ -129,6 +141,113 @@ static struct pgwsi_txn *add_open(struct pgws_assembler *a, uint32_t xid)
 	return t;
 }
 
+/* ---- Relation messages ---- */
+
+/* A Relation message of what the catalogue knows; bytes are the caller's to free. */
+static int encode_relation(const struct pgws_relation *rel, uint8_t **ret_bytes, size_t *ret_len)
+{
+	struct pgws_msg m = {.type = PGWS_RELATION};
+	m.u.relation.relid = rel->relid;
+	m.u.relation.nspname = rel->nspname;
+	m.u.relation.relname = rel->relname;
+	m.u.relation.replident = rel->replident;
+	*ret_bytes = NULL;
+	int64_t size = pgws_encode_relation_columns(rel->columns, rel->n_columns, NULL, 0, &m);
+	uint8_t *columns = malloc(size > 0 ? (size_t)size : 1);
+	if (columns == NULL)
+		return PGWS_ENOMEM;
+	int err = PGWS_ENOMEM;
+	if (pgws_encode_relation_columns(rel->columns, rel->n_columns, columns, (size_t)size, &m) ==
+		size) {
+		int64_t len = pgws_encode(&m, false, NULL, 0);
+		uint8_t *bytes = len > 0 ? malloc((size_t)len) : NULL;
+		if (bytes != NULL && pgws_encode(&m, false, bytes, (size_t)len) == len) {
+			*ret_bytes = bytes;
+			*ret_len = (size_t)len;
+			err = 0;
+		} else {
+			free(bytes);
+		}
+	}
+	free(columns);
+	return err;
+}
+
+/* Out of the list; NULL if it is not there. */
+static struct restore *take_restore(struct pgws_assembler *a, uint32_t relid)
+{
+	struct restore **at = &a->restore;
+	while (*at != NULL && (*at)->relid != relid)
+		at = &(*at)->next;
+	struct restore *r = *at;
+	if (r != NULL) {
+		*at = r->next;
+		r->next = NULL;
+	}
+	return r;
+}
+
+static void free_restore(struct restore **r)
+{
+	while (*r != NULL) {
+		struct restore *next = (*r)->next;
+		free((*r)->bytes);
+		free(*r);
+		*r = next;
+	}
+}
+
+/* What is about to be replaced by something older. */
+static int note_restore(struct pgws_assembler *a, const struct pgws_relation *rel)
+{
+	struct restore *r = calloc(1, sizeof(*r));
+	if (r == NULL || encode_relation(rel, &r->bytes, &r->len) != 0) {
+		free(r);
+		return PGWS_ENOMEM;
+	}
+	r->relid = rel->relid;
+	r->next = a->restore;
+	a->restore = r;
+	return 0;
+}
+
+/*
+ * Learns a Relation that was heard as the given one in order (0: in an earlier life). In a stream
+ * it is given out after what the server has said since then, to others, and what it will not say
+ * again, as it knows that this came later: a schema renamed, a publication's columns changed while
+ * the transaction was open. That is said again before the Commit (invariant 4).
+ */
+static int learn(struct pgws_assembler *a, const struct pgws_msg *m, uint64_t heard)
+{
+	uint32_t relid = m->u.relation.relid;
+	struct pgws_relation *rel = pgws_catalog_find(a->catalog, relid);
+	struct restore *known = take_restore(a, relid);
+	uint64_t version = rel != NULL ? rel->version : 0;
+	uint64_t last = rel != NULL ? rel->heard : 0;
+	int err = 0;
+	if (heard >= last) {
+		free_restore(&known);
+		last = heard;
+	} else if (known != NULL) {
+		known->next = a->restore;
+		a->restore = known;
+	} else {
+		err = note_restore(a, rel);
+	}
+	if (err == 0)
+		err = pgws_catalog_learn(a->catalog, m);
+	if (err != 0)
+		return err;
+	rel = pgws_catalog_find(a->catalog, relid);
+	rel->heard = last;
+	if (heard < last && known == NULL && rel->version == version) {
+		/* The same as before: nothing to say again. */
+		known = take_restore(a, relid);
+		free_restore(&known);
+	}
+	return 0;
+}
+
 /* ---- what all share ---- */
 
 static int fail_unknown(struct pgws_assembler *a, const struct pgws_change *c, uint32_t relid)
@@ -155,7 +274,7 @@ static int resolve_truncate(struct pgws_assembler *a, struct pgws_change *c)
 }
 
 /* The relation of a change that is about to be given out; a Relation is learnt. */
-static int resolve(struct pgws_assembler *a, struct pgws_change *c)
+static int resolve(struct pgws_assembler *a, struct pgws_change *c, uint64_t heard)
 {
 	uint32_t relid;
 	c->relation = NULL;
@@ -167,7 +286,7 @@ static int resolve(struct pgws_assembler *a, struct pgws_change *c)
 		break;
 	case PGWS_RELATION:
 		relid = c->msg.u.relation.relid;
-		if (pgws_catalog_learn(a->catalog, &c->msg) != 0) {
+		if (learn(a, &c->msg, heard) != 0) {
 			pgwsi_store_fail(&a->store, PGWS_ENOMEM, "out of memory");
 			return fail(a, PGWS_ENOMEM);
 		}
@@ -241,39 +360,9 @@ static int give_outside(struct pgws_assembler *a, const struct pgws_event *ev)
 			return fail(a, PGWS_ENOMEM);
 		}
 	}
-	int err = resolve(a, c);
+	int err = resolve(a, c, m->type == PGWS_RELATION ? ++a->n_heard : 0);
 	if (err == 0)
 		a->pending = c;
-	return err;
-}
-
-/* A Relation message of what the catalogue knows; bytes are the caller's to free. */
-static int encode_relation(const struct pgws_relation *rel, uint8_t **ret_bytes, size_t *ret_len)
-{
-	struct pgws_msg m = {.type = PGWS_RELATION};
-	m.u.relation.relid = rel->relid;
-	m.u.relation.nspname = rel->nspname;
-	m.u.relation.relname = rel->relname;
-	m.u.relation.replident = rel->replident;
-	*ret_bytes = NULL;
-	int64_t size = pgws_encode_relation_columns(rel->columns, rel->n_columns, NULL, 0, &m);
-	uint8_t *columns = malloc(size > 0 ? (size_t)size : 1);
-	if (columns == NULL)
-		return PGWS_ENOMEM;
-	int err = PGWS_ENOMEM;
-	if (pgws_encode_relation_columns(rel->columns, rel->n_columns, columns, (size_t)size, &m) ==
-		size) {
-		int64_t len = pgws_encode(&m, false, NULL, 0);
-		uint8_t *bytes = len > 0 ? malloc((size_t)len) : NULL;
-		if (bytes != NULL && pgws_encode(&m, false, bytes, (size_t)len) == len) {
-			*ret_bytes = bytes;
-			*ret_len = (size_t)len;
-			err = 0;
-		} else {
-			free(bytes);
-		}
-	}
-	free(columns);
 	return err;
 }
 
@@ -307,7 +396,7 @@ static int buffer(struct pgws_assembler *a, const struct pgws_event *ev)
 	const struct pgws_msg *m = &a->change.msg;
 	size_t skip = m->xid != 0 ? 5 : 1;
 	struct pgwsi_record head = {.subxid = m->xid != 0 ? m->xid : a->current->xid,
-		.lsn = ev->start_lsn,
+		.lsn = m->type == PGWS_RELATION ? ++a->n_heard : ev->start_lsn,
 		.data = ev->data,
 		.len = 1};
 	int err = pgwsi_txn_append(&a->store, a->current, &head, ev->data + skip, ev->len - skip);
@@ -370,7 +459,7 @@ static int on_part(struct pgws_assembler *a, const struct pgws_event *ev)
 	if (a->where == PREPARING)
 		return on_prepared_part(a, ev);
 	c->lsn = ev->start_lsn;
-	int err = resolve(a, c);
+	int err = resolve(a, c, c->msg.type == PGWS_RELATION ? ++a->n_heard : 0);
 	if (err != 0)
 		return err;
 	c->ordinal = has_ordinal(c->msg.type) ? ++a->ordinal : 0;
@@ -647,12 +736,30 @@ static int give_commit(struct pgws_assembler *a)
 	return give_frame(a, 26, a->change.end_lsn);
 }
 
+static int give_restore(struct pgws_assembler *a)
+{
+	struct pgws_change *c = &a->change;
+	free_restore(&a->restored);
+	a->restored = a->restore;
+	a->restore = a->restored->next;
+	a->restored->next = NULL;
+	c->data = a->restored->bytes;
+	c->len = a->restored->len;
+	c->lsn = 0;
+	c->subxid = c->xid;
+	c->ordinal = 0;
+	const struct pgws_relation *rel = pgws_catalog_find(a->catalog, a->restored->relid);
+	if (rel == NULL || pgws_decode(c->data, c->len, false, &c->msg) != 0)
+		return fail(a, PGWS_ENOMEM); /* not possible: it is what we encoded */
+	return resolve(a, c, rel->heard);
+}
+
 static int give_record(struct pgws_assembler *a)
 {
 	struct pgwsi_record r;
 	int err = pgwsi_txn_read(&a->store, a->given, &r);
 	if (err == PGWS_EAGAIN)
-		return give_commit(a);
+		return a->restore != NULL ? give_restore(a) : give_commit(a);
 	if (err != 0)
 		return fail(a, err);
 	struct pgws_change *c = &a->change;
@@ -664,16 +771,20 @@ static int give_record(struct pgws_assembler *a)
 	}
 	c->data = r.data;
 	c->len = r.len;
-	c->lsn = r.lsn;
 	c->subxid = r.subxid;
 	c->ordinal = has_ordinal(c->msg.type) ? ++a->ordinal : 0;
-	return resolve(a, c);
+	c->lsn = r.lsn;
+	if (c->msg.type != PGWS_RELATION)
+		return resolve(a, c, 0);
+	c->lsn = 0;
+	return resolve(a, c, a->given->kept ? 0 : r.lsn);
 }
 
 /* Of the transaction that is being given out. */
 static int give_next(struct pgws_assembler *a, struct pgws_change *ret_change)
 {
 	if (a->giving == GIVE_END) {
+		free_restore(&a->restored);
 		pgwsi_txn_free(&a->store, &a->given);
 		a->giving = GIVE_NOTHING;
 		return PGWS_EAGAIN;
@@ -758,6 +869,8 @@ static void forget(struct pgws_assembler *a)
 		}
 	}
 	pgwsi_txn_free(&a->store, &a->given);
+	free_restore(&a->restore);
+	free_restore(&a->restored);
 	if (a->where == PREPARING)
 		pgwsi_txn_free(&a->store, &a->current);
 	a->current = NULL;

@@ -247,6 +247,7 @@ struct pgws_relation {
 	struct pgws_relation_column *columns; /* names owned by the relation */
 	uint64_t version; /* grows with every Relation message that changed something */
 	void *user;       /* the caller's; see on_drop */
+	uint64_t heard;   /* the assembler's: when the server said it last */
 };
 
 struct pgws_catalog;
@@ -280,7 +281,9 @@ struct pgws_event {
 /* What the assembler gives out: one message of a committed transaction, in protocol 1's form
  * (Begin, Origin, Relation, Type, Insert, Update, Delete, Truncate, Message, Commit), whichever way
  * the server sent it. Outside (commit_lsn 0) stand a non-transactional Message, and what a Relation
- * or Type between BeginPrepare and Prepare teaches: the server takes that as said from then on. */
+ * or Type between BeginPrepare and Prepare teaches: the server takes that as said from then on.
+ * Before a Commit a Relation may come that the server said between the transaction's blocks: it is
+ * what holds after it. */
 struct pgws_change {
 	struct pgws_msg msg; /* decoded; msg.xid is 0, see subxid */
 	const uint8_t *data; /* the same as bytes, protocol 1; borrowed as long as msg */
@@ -533,9 +536,8 @@ struct pgws_consumer_options {
 	struct pgws_stream_options stream;
 	struct pgws_assembler_options assembler;
 	uint64_t start_lsn; /* 0: the slot's; transactions that end at or before it are left out */
-	uint64_t
-		stop_lsn; /* 0: none; PGWS_EEND after the last transaction that ends at or before.
-			     The end of a record, as every LSN that the server tells is */
+	uint64_t stop_lsn;  /* 0: none; PGWS_EEND after the last transaction that ends at or before.
+			       The end of a record, as every LSN that the server tells is */
 	unsigned retry_max; /* connection attempts in a row without an answer; 0: no retry */
 	unsigned retry_base_ms, retry_cap_ms;
 	unsigned status_interval_ms; /* 0: 10 s, or a third of wal_sender_timeout if that is less */

@@ -201,7 +201,8 @@ struct asm_out {
 		uint8_t *bytes;
 		size_t len;
 		char gid[32];
-		char column[32]; /* first column's name of the relation, if there is one */
+		char relname[64]; /* "schema.name" of the relation, if there is one */
+		char column[32];  /* its first column's name */
 	} * list;
 	size_t n, max;
 };
@@ -223,6 +224,9 @@ static inline void asm_out_add(struct asm_out *o, const struct pgws_change *c)
 	memcpy(g->bytes, c->data, c->len);
 	g->len = c->len;
 	snprintf(g->gid, sizeof(g->gid), "%s", c->gid != NULL ? c->gid : "");
+	if (c->relation != NULL)
+		snprintf(g->relname, sizeof(g->relname), "%s.%s", c->relation->nspname,
+			c->relation->relname);
 	if (c->relation != NULL && c->relation->n_columns > 0)
 		snprintf(g->column, sizeof(g->column), "%s", c->relation->columns[0].name);
 }

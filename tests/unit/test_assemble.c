@@ -347,6 +347,68 @@ static void test_relations(void **state)
 	feed(0, asm_begin(8, 600));
 }
 
+/* While a transaction is open the server says a relation anew to others (a schema renamed, say),
+ * and not again after its commit: what it said then must hold after it. */
+static void test_later_relation_holds(void **state)
+{
+	struct pgws_assembler *a = *state;
+	struct pgws_catalog *c = pgws_assembler_catalog(a);
+	feed(0, asm_stream_start(1, true));
+	feed(0, asm_relation(1, 1, "old"));
+	feed(0, asm_insert(1, 1, "a"));
+	feed(0, asm_relation(1, 2, "same"));
+	feed(0, asm_relation(1, 3, "x"));
+	feed(0, asm_start('E', 0));
+	feed(0, asm_begin(5, 100));
+	feed(0, asm_relation(0, 1, "new"));
+	feed(0, asm_relation(0, 2, "same"));
+	feed(0, asm_relation(0, 3, "y"));
+	feed(0, asm_commit(100));
+	feed(0, asm_stream_start(1, false));
+	feed(0, asm_relation(2, 3, "z"));
+	feed(0, asm_start('E', 0));
+	asm_out_clear(&out);
+	feed(0, asm_stream_commit(1, 400));
+	assert_string_equal(summary(), "B R I:a R R R R C");
+	assert_string_equal(out.list[2].column, "old");
+	expect_bytes(6, asm_relation(0, 1, "new"));
+	assert_string_equal(out.list[6].column, "new");
+	assert_int_equal(out.list[6].change.commit_lsn, 400);
+	assert_int_equal(out.list[6].change.ordinal, 0);
+	assert_string_equal(pgws_catalog_find(c, 1)->columns[0].name, "new");
+	assert_string_equal(pgws_catalog_find(c, 2)->columns[0].name, "same");
+	assert_string_equal(pgws_catalog_find(c, 3)->columns[0].name, "z");
+
+	/* Between two streamed ones that end in the other order; several old ones in a row. */
+	feed(0, asm_stream_start(6, true));
+	feed(0, asm_relation(6, 1, "older"));
+	feed(0, asm_relation(6, 1, "old"));
+	feed(0, asm_start('E', 0));
+	feed(0, asm_stream_start(7, true));
+	feed(0, asm_relation(7, 1, "newest"));
+	feed(0, asm_start('E', 0));
+	asm_out_clear(&out);
+	feed(0, asm_stream_commit(7, 500));
+	feed(0, asm_stream_commit(6, 600));
+	assert_string_equal(summary(), "B R C B R R R C");
+	assert_string_equal(pgws_catalog_find(c, 1)->columns[0].name, "newest");
+
+	/* Left in the middle. */
+	feed(0, asm_stream_start(8, true));
+	feed(0, asm_relation(8, 1, "old"));
+	feed(0, asm_start('E', 0));
+	feed(0, asm_begin(9, 700));
+	feed(0, asm_relation(0, 1, "new"));
+	feed(0, asm_commit(700));
+	struct asm_msg m = asm_stream_commit(8, 800);
+	struct pgws_event ev = {.kind = PGWS_EVENT_DATA, .data = m.bytes, .len = m.len};
+	struct pgws_change change;
+	assert_int_equal(pgws_assembler_put(a, &ev), 0);
+	assert_int_equal(pgws_assembler_next(a, &change), 0);
+	assert_int_equal(pgws_assembler_next(a, &change), 0);
+	pgws_assembler_reset(a);
+}
+
 static void test_unknown_in_ordinary(void **state)
 {
 	struct pgws_assembler *a = *state;
@@ -583,6 +645,7 @@ int main(void)
 		test(test_many_subs),
 		test(test_interleaved),
 		test(test_relations),
+		test(test_later_relation_holds),
 		test(test_unknown_in_ordinary),
 		test(test_messages_outside),
 		test(test_origin),

@@ -44,7 +44,9 @@ static const char *const schema[] = {
 	"CREATE TABLE emptied (id serial PRIMARY KEY)",
 	"CREATE TABLE vector (n int)",
 	"CREATE TABLE hidden (note text)",
-	"CREATE PUBLICATION p FOR TABLE t, f, changing, emptied, vector",
+	"CREATE SCHEMA before",
+	"CREATE TABLE before.r (moved text)",
+	"CREATE PUBLICATION p FOR TABLE t, f, changing, emptied, vector, before.r",
 	"SELECT pg_replication_origin_create('elsewhere')",
 	NULL,
 };
@@ -77,6 +79,18 @@ static void vector(void)
 	run("ROLLBACK TO a");
 	run("INSERT INTO vector SELECT generate_series(4001, 4102)");
 	run("COMMIT");
+}
+
+/* A schema renamed under an open transaction, which has been told the old name: the server says the
+ * new one to another, and neither to the last. */
+static void moved(void)
+{
+	on(1, "BEGIN");
+	on(1, "INSERT INTO before.r SELECT repeat('m', 100) FROM generate_series(1, 2000)");
+	run("ALTER SCHEMA before RENAME TO after");
+	run("INSERT INTO after.r VALUES ('between')");
+	on(1, "COMMIT");
+	run("INSERT INTO after.r VALUES ('last')");
 }
 
 #define MANY "SELECT repeat('m', 100) FROM generate_series(1, 900)"
@@ -225,6 +239,7 @@ static int setup(void **state)
 	run("SELECT pg_create_logical_replication_slot('two', 'pgoutput', false, true)");
 	run_all(fixed);
 	vector();
+	moved();
 	random_traffic(&seed);
 	prepare("INSERT INTO t (note) VALUES ('p')", "gid", "COMMIT");
 	prepare("INSERT INTO t (note) VALUES ('p')", "gid", "ROLLBACK");
@@ -356,6 +371,17 @@ static size_t rows_of(const struct asm_out *o, const char *column)
 	return n;
 }
 
+/* The relation that the last row of it belongs to. */
+static const char *last_name_of(const struct asm_out *o, const char *column)
+{
+	const char *name = "";
+	for (size_t i = 0; i < o->n; i++) {
+		if (strcmp(o->list[i].column, column) == 0)
+			name = o->list[i].relname;
+	}
+	return name;
+}
+
 static void compare(const struct asm_out *expected, const struct asm_out *got)
 {
 	for (size_t i = 0; i < expected->n && i < got->n; i++) {
@@ -412,6 +438,7 @@ static void check(const struct options *o, const struct asm_out *expected)
 		struct pgws_assembler *a = new_assembler(limits[i], o->two_phase);
 		feed_all(a, &got, res);
 		assert_int_equal(rows_of(&got, "n"), 4102);
+		assert_string_equal(last_name_of(&got, "moved"), "after.r");
 		strip(&got);
 		compare(expected, &got);
 		struct pgws_assembler_counts c;
