@@ -83,6 +83,9 @@ bool bench_is_asleep(pid_t pid);
 /* From here on bench_peak_bytes counts anew, where we may; where not, since it began. */
 void bench_reset_peak(pid_t pid);
 uint64_t bench_peak_bytes(pid_t pid);
+/* How often it has gone to sleep so far: each time is a wake-up, which is what reading costs most.
+ */
+uint64_t bench_sleeps(pid_t pid);
 uint64_t bench_now_us(void);      /* CLOCK_MONOTONIC */
 uint64_t bench_realtime_us(void); /* CLOCK_REALTIME */
 void bench_pause_us(uint64_t us);

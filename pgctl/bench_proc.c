@@ -175,12 +175,23 @@ void bench_reset_peak(pid_t pid)
 	close(fd);
 }
 
-uint64_t bench_peak_bytes(pid_t pid)
+/* The number behind this name in its status. */
+static uint64_t status_number(pid_t pid, const char *name)
 {
 	char path[PROC_PATH_MAX], text[PROC_TEXT_MAX];
 	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-	const char *line = read_text(path, text, sizeof(text)) ? strstr(text, "VmHWM:") : NULL;
-	return line != NULL ? strtoull(line + 6, NULL, 10) * 1024 : 0;
+	const char *line = read_text(path, text, sizeof(text)) ? strstr(text, name) : NULL;
+	return line != NULL ? strtoull(line + strlen(name), NULL, 10) : 0;
+}
+
+uint64_t bench_peak_bytes(pid_t pid)
+{
+	return status_number(pid, "VmHWM:") * 1024;
+}
+
+uint64_t bench_sleeps(pid_t pid)
+{
+	return status_number(pid, "\nvoluntary_ctxt_switches:");
 }
 
 /* ---- Small things ---------------------------------------------------------------------------- */

@@ -332,6 +332,7 @@ void bench_watch_begin(struct bench_watch *w)
 {
 	bench_reset_peak(w->r->pid);
 	w->events_before = atomic_load(&w->r->b->shared->events);
+	w->sleeps = bench_sleeps(w->r->pid);
 	w->reader_ns = bench_cpu_ns(w->r->pid);
 	w->began_us = bench_now_us();
 }
@@ -341,7 +342,7 @@ int bench_watch_end(
 {
 	struct bench_reader *r = w->r;
 	struct samples s;
-	uint64_t reader_ns = 0, walsender_ns = 0;
+	uint64_t reader_ns = 0, walsender_ns = 0, sleeps = 0;
 	bool there = false;
 	int status = PGCTL_OK;
 	samples_open(&s, r);
@@ -349,6 +350,7 @@ int bench_watch_end(
 		wait_quiet(&s);
 		reader_ns = bench_cpu_ns(r->pid) - w->reader_ns;
 		walsender_ns = bench_cpu_ns(r->walsender) - w->walsender_ns;
+		sleeps = bench_sleeps(r->pid) - w->sleeps;
 		status = is_at(r, lsn, w->events_before + events, &there);
 		if (status == PGCTL_OK && !there && bench_now_us() > s.worked_us + STUCK_US)
 			status = stuck(r);
@@ -360,6 +362,7 @@ int bench_watch_end(
 		.cpu_us_per_event = (double)reader_ns / 1e3 / n,
 		.walsender_cpu_us_per_event = (double)walsender_ns / 1e3 / n,
 		.rss_mb = (double)bench_peak_bytes(r->pid) / (1 << 20),
+		.sleeps_per_1000 = (double)sleeps * 1e3 / n,
 	};
 	return status;
 }

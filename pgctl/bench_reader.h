@@ -41,11 +41,12 @@ struct bench_cost {
 	double cpu_us_per_event;
 	double walsender_cpu_us_per_event;
 	double rss_mb;
+	double sleeps_per_1000; /* of the reader, by 1000 events */
 };
 
 struct bench_watch {
 	struct bench_reader *r; /* borrowed */
-	uint64_t walsender_ns, reader_ns;
+	uint64_t walsender_ns, reader_ns, sleeps;
 	uint64_t events_before, began_us;
 };
 

@@ -198,9 +198,11 @@ static int run_round(struct wal_bench *wb, const struct bench_scenario *scenario
 		f->walsender_us[k][round] = c.walsender_cpu_us_per_event;
 		f->rss_mb[k][round] = c.rss_mb;
 		bench_progress(wb->b,
-			"%s, %s, round %zu of %zu, %s: %.0f events/s, %.3f us of CPU per event",
+			"%s, %s, round %zu of %zu, %s: %.0f events/s, %.3f us of CPU per event,"
+			" %.1f sleeps per 1000",
 			scenario->name, bench_transport_names[transport], round + 1, wb->rounds,
-			bench_reader_names[k], c.events_per_s, c.cpu_us_per_event);
+			bench_reader_names[k], c.events_per_s, c.cpu_us_per_event,
+			c.sleeps_per_1000);
 	}
 	return status;
 }
@@ -224,7 +226,7 @@ static int run_scenario(
 static int run_latency_of(
 	struct wal_bench *wb, enum bench_transport transport, enum bench_reader_kind kind)
 {
-	const struct bench_cost none = {-1, -1, -1, -1};
+	const struct bench_cost none = {-1, -1, -1, -1, -1};
 	struct bench_latency latency;
 	struct bench_reader r;
 	size_t inserts = wb->events / 16 < INSERTS_MAX ? wb->events / 16 + 1 : INSERTS_MAX;
