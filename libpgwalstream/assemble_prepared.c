@@ -402,8 +402,7 @@ static int read_exactly(
 		if (got < 0)
 			return pgwsi_store_fail_errno(s, "cannot read %s/%s", s->dir, name);
 		if (got == 0)
-			return fail_file(
-				s, name, "is shorter than it says; see README, torn files");
+			return fail_file(s, name, "is shorter than it says");
 		done += (size_t)got;
 	}
 	return 0;
