@@ -111,7 +111,8 @@ static int take_publications(struct tail *t, const json_t *list)
 		if (*name == '\0' || strchr(name, ',') != NULL)
 			return pgctl_fail(t->p, PGCTL_USAGE, "repeat --publication for several",
 				"\"%s\" cannot be the name of a publication here", name);
-		buf_printf(&t->publications, ",%s", name);
+		if (strcmp(name, "howdah") != 0)
+			buf_printf(&t->publications, ",%s", name);
 	}
 	return PGCTL_OK;
 }

@@ -36,6 +36,7 @@ static const struct {
 	{"53400", PGCTL_FAILED,
 		"drop a slot that nobody needs (pgctl wal slots), or raise max_replication_slots"},
 	{"53300", PGCTL_FAILED, "raise max_wal_senders or max_connections"},
+	{"55000", PGCTL_FAILED, "pgctl wal slots shows the slots and their state"},
 	{"55006", PGCTL_FAILED, "pgctl wal slots shows who uses it"},
 };
 

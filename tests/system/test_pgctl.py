@@ -40,8 +40,9 @@ def test_help_names_every_command(suite):
     text = suite.pgctl("help")
     for command in ("status", "stats", "reload", "config check", "worker restart", "log", "db init",
                     "db upgrade", "db status", "node list", "node remove", "mqtt map add",
-                    "mqtt map list", "mqtt map remove", "mqtt sessions", "wal lag", "ring status", "bench wal", "bench pipeline",
-                    "doctor"):
+                    "mqtt map list", "mqtt map remove", "mqtt sessions", "wal lag",
+                    "wal tail", "wal slots", "wal slots create", "wal slots alter", "wal slots drop",
+                    "ring status", "bench wal", "bench pipeline", "doctor"):
         assert command in text, command
     assert "RELATION" in suite.pgctl("help", "mqtt", "map", "add")
 
