@@ -357,7 +357,9 @@ def test_streamed_transactions(suite, tail):
         suite.sql("INSERT INTO st SELECT i, repeat(i::text, 200) FROM generate_series(200000, 280000) i")
         suite.sql("DELETE FROM st WHERE id = 0")
         t.wait_rows(1, 120)
-        assert peak_kb(t.process.pid) < 60000, peak_kb(t.process.pid)
+        with open(f"/proc/{t.process.pid}/maps") as f:
+            sanitized = "libasan" in f.read()  # which keeps what was freed
+        assert sanitized or peak_kb(t.process.pid) < 60000, peak_kb(t.process.pid)
         assert t.end() == OK
     finally:
         suite.sql("ALTER SYSTEM RESET logical_decoding_work_mem")
