@@ -383,10 +383,12 @@ static void step_publications(struct registrar *r)
 
 /* ---- The slot -------------------------------------------------------------------------------- */
 
+/* conflicting (16 only; later the reason says it) is set for removed WAL, too. */
 #define SLOT_QUERY                                                                                 \
 	"SELECT s.active_pid, s.plugin = 'pgoutput' AND s.database = current_database(), "         \
 	"s.wal_status, coalesce(to_jsonb(s) ->> 'invalidation_reason', "                           \
-	"CASE WHEN to_jsonb(s) ->> 'conflicting' = 'true' THEN 'conflicting' END, ''), "           \
+	"CASE WHEN to_jsonb(s) ->> 'conflicting' = 'true' AND s.wal_status <> 'lost' "             \
+	"THEN 'conflicting' END, ''), "                                                            \
 	"s.confirmed_flush_lsn, s.restart_lsn, pg_current_wal_lsn(), "                             \
 	"pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.safe_wal_size, "          \
 	"coalesce(to_jsonb(s) ->> 'failover', 'false'), "                                          \
