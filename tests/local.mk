@@ -78,19 +78,26 @@ check-system: all $(SYSTEM_HELPERS)
 		--junitxml=$(SYSTEM_RESULT) --rootdir=$(srcdir)/tests/system $(PYTEST_FLAGS) \
 		$(addprefix $(srcdir)/,$(SYSTEM_TESTS))
 
-# The same on PostgreSQL 14, 16, 17 and 18 (npm's binaries; MATRIX_TESTS: which files).
+# The same on PostgreSQL 14, 16, 17 and 18 (npm's binaries): the unit tests that need a server, then
+# the system tests MATRIX_TESTS.
 MATRIX_DIR = /var/tmp/howdah-matrix
 MATRIX_TESTS = tests/system/test_changes.py tests/system/test_publish.py tests/system/test_faults.py \
-	tests/system/test_failover.py tests/system/test_guard.py
-.PHONY: check-matrix
+	tests/system/test_wal_exact.py tests/system/test_failover.py tests/system/test_guard.py \
+	tests/system/test_pgctl_wal.py tests/system/test_examples.py
+.PHONY: check-matrix check-server
 check-matrix: all
-	$(srcdir)/tests/helpers/matrix $(MATRIX_DIR) $(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS="$(MATRIX_TESTS)"
+	$(srcdir)/tests/helpers/matrix $(MATRIX_DIR) $(MAKE) $(AM_MAKEFLAGS) check-server
+check-server: all
+	$(MAKE) $(AM_MAKEFLAGS) check TESTS="$$(printf '%s ' $(TESTS) | tr ' ' '\n' | grep '\.pg$$' | tr '\n' ' ')"
+	$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS="$(MATRIX_TESTS)"
 
-# A storm of ten minutes, then the matrix.
+# Two storms of ten minutes, then the matrix.
 .PHONY: check-long
 check-long: all
 	HOWDAH_STORM_ROWS=1000000 HOWDAH_STORM_SECONDS=600 HOWDAH_STORM_KILLS=150 \
 		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_storm.py PYTEST_FLAGS=-s
+	HOWDAH_WAL_STORM_SECONDS=600 \
+		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_wal_storm.py PYTEST_FLAGS=-s
 	$(MAKE) $(AM_MAKEFLAGS) check-matrix
 
 # quickstart on a machine that has nothing yet (root, debootstrap).
@@ -106,6 +113,7 @@ EXTRA_DIST += \
 	tests/helpers/matrix \
 	tests/helpers/junit_count.py \
 	tests/system/conftest.py \
+	tests/system/pgoutput.py \
 	tests/system/rawmqtt.py \
 	tests/system/suite.py \
 	tests/system/test_bench.py \
@@ -121,4 +129,6 @@ EXTRA_DIST += \
 	tests/system/test_mqtt_protocol.py \
 	tests/system/test_publish.py \
 	tests/system/test_storm.py \
+	tests/system/test_wal_exact.py \
+	tests/system/test_wal_storm.py \
 	# end

@@ -91,6 +91,7 @@ struct follower {
 	struct ev_deferred stopped;
 	enum pg_class stop_class;
 	bool slot_busy;
+	bool decoding_failed;
 	char text[1400];
 };
 
@@ -180,6 +181,8 @@ static void fail_stream(struct follower *f, int err)
 	const char *error = pgws_stream_error(f->stream);
 	const char *remedy = "";
 	f->slot_busy = strcmp(state, "55006") == 0;
+	f->decoding_failed = f->state == FOLLOWER_STREAMING && f->streaming != PGWS_STREAMING_OFF &&
+			     strncmp(state, "XX", 2) == 0;
 	for (size_t i = 0; i < ARRAY_LEN(remedies); i++) {
 		if (strcmp(remedies[i].sqlstate, state) == 0)
 			remedy = remedies[i].text;
@@ -557,7 +560,7 @@ static void begin(struct follower *f)
 	ev_defer_cancel(f->loop, &f->stopped);
 	f->no_more_answers = false;
 	f->full = false;
-	f->slot_busy = false;
+	f->slot_busy = f->decoding_failed = false;
 	f->left_lsn = 0;
 	f->text[0] = '\0';
 	set_state(f, FOLLOWER_RESOLVING);
@@ -584,6 +587,11 @@ uint64_t follower_left_lsn(const struct follower *f)
 bool follower_slot_busy(const struct follower *f)
 {
 	return f->slot_busy;
+}
+
+bool follower_decoding_failed(const struct follower *f)
+{
+	return f->decoding_failed;
 }
 
 void follower_create_slot(struct follower *f)

@@ -130,8 +130,8 @@ struct publisher {
 	uint64_t published_lsn; /* the same, visible to consumers */
 	uint64_t keepalive_lsn;
 	char trouble[160];
-	char no_streaming[400]; /* why large transactions are not streamed any more; "" else */
-	char error[500];        /* why the last write failed */
+	char no_streaming[640]; /* why large transactions are not streamed any more; "" else */
+	char error[640];        /* why the last write failed */
 	/* Since the last publish: the statistics are written once per batch. */
 	uint64_t n_messages, n_bytes, n_transactions;
 	uint64_t n_given_up; /* streaming */
@@ -463,15 +463,22 @@ static int give_up(struct publisher *p, int err)
 			"a message of the server cannot be followed: %s", why);
 		return -ERR_MALFORMED;
 	}
-	snprintf(p->no_streaming, sizeof(p->no_streaming),
-		"large transactions are left to the server until the next reload or restart: %s; "
-		"%s",
-		why,
+	char text[400];
+	snprintf(text, sizeof(text), "%s; %s", why,
 		err == PGWS_ELIMIT ? "raise walstreamd.transaction_spool_limit"
 				   : "make room in state_dir/spool");
+	publisher_forbid_streaming(p, text);
 	snprintf(p->error, sizeof(p->error), "%s", p->no_streaming);
-	p->n_given_up++;
 	return -ENOSPC;
+}
+
+void publisher_forbid_streaming(struct publisher *p, const char *why)
+{
+	snprintf(p->no_streaming, sizeof(p->no_streaming),
+		"large transactions are left to the server until the next reload or restart: "
+		"%.500s",
+		why);
+	p->n_given_up++;
 }
 
 static void on_give_on(void *arg)

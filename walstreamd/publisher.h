@@ -94,6 +94,9 @@ bool publisher_is_full(const struct publisher *p);
 const char *publisher_error(const struct publisher *p);
 /* Why transactions are not to be streamed any more; NULL if they may be. */
 const char *publisher_no_streaming(const struct publisher *p);
+/* The server cannot send some transaction before its end: they are not to be streamed from now on.
+ */
+void publisher_forbid_streaming(struct publisher *p, const char *why);
 /* The cause may be gone. */
 void publisher_allow_streaming(struct publisher *p);
 /* Everything sent before was before this position of the server. */

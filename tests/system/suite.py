@@ -191,7 +191,8 @@ class Suite:
     """howdahd -f with a configuration, state and run folder of its own."""
 
     def __init__(self, brokerd="", walstreamd="", postgres="", top="", node="test", port=None,
-                 env=None, start=True):
+                 env=None, start=True, libexec=None):
+        self.libexec = libexec or os.environ["HOWDAH_LIBEXEC"]
         self.root = short_dir("hw.")
         self.node = node
         self.mqtt_port = port or free_port()
@@ -229,7 +230,7 @@ class Suite:
 
     def command(self, *args):
         return [f"{os.environ['HOWDAH_SBIN']}/howdahd", "-c", self.conf,
-                "-L", os.environ["HOWDAH_LIBEXEC"], "-D", os.environ["HOWDAH_DATA"], *args]
+                "-L", self.libexec, "-D", os.environ["HOWDAH_DATA"], *args]
 
     def start(self):
         self.log = open(self.log_path, "a")

@@ -99,3 +99,9 @@ TESTS += tests/unit/test_receive_fake
 tests_unit_test_receive_fake_SOURCES = tests/unit/test_receive_fake.c tests/unit/helper_tls.h \
 	tests/unit/helper_walsender.h
 tests_unit_test_receive_fake_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+
+# Stands where brokerd would and writes down what it reads from the ring.
+check_PROGRAMS += tests/helpers/tapd
+SYSTEM_HELPERS += tests/helpers/tapd
+tests_helpers_tapd_SOURCES = tests/helpers/tapd.c
+tests_helpers_tapd_LDADD = brokerd/libbrokerd.a $(PGWS_LIBS) $(RING_LIBS) $(PG_LIBS)
