@@ -646,11 +646,23 @@ static void test_same_gid(void **state)
 	assert_int_equal(n_files(), 1);
 	assert_int_equal(pgws_assembler_confirmed(a, 548), 0);
 	assert_int_equal(n_files(), 0);
+	/* The xids have wrapped round: the same gid and xid, and each has its own COMMIT PREPARED.
+	 */
+	assert_int_equal(prepare(9, 552, "g", "early"), 0);
+	feed(602, asm_prepare('K', 9, 554 + 48, "g"));
+	assert_int_equal(prepare(9, 620, "g", "late"), 0);
+	asm_out_clear(&out);
+	feed(750, asm_prepare('K', 9, 700, "g"));
+	expect_out("B R I:late C");
+	feed(602, asm_prepare('K', 9, 602, "g"));
+	expect_out("B R I:early C");
+	assert_int_equal(pgws_assembler_confirmed(a, 748), 0);
+	assert_int_equal(n_files(), 0);
 	/* One whose end was not seen here: the next of its gid ends it. */
-	assert_int_equal(prepare(9, 600, "g", "third"), 0);
-	assert_int_equal(prepare(10, 700, "g", "fourth"), 0);
+	assert_int_equal(prepare(9, 800, "g", "third"), 0);
+	assert_int_equal(prepare(10, 900, "g", "fourth"), 0);
 	assert_int_equal(counts().prepared, 1);
-	assert_int_equal(pgws_assembler_confirmed(a, 700), 0);
+	assert_int_equal(pgws_assembler_confirmed(a, 900), 0);
 	assert_int_equal(n_files(), 1);
 }
 
