@@ -209,11 +209,10 @@ void pgws_consumer_free(struct pgws_consumer **c)
 /* ---- Waiting ----------------------------------------------------------------------------------
  */
 
+/* One that is watched no more was closed, which took it out; its number may be another's by now. */
 static void watch(struct pgws_consumer *c, int fd, uint32_t events)
 {
 	struct epoll_event ev = {.events = events, .data.fd = fd};
-	if (c->watched_fd >= 0 && c->watched_fd != fd)
-		(void)epoll_ctl(c->epfd, EPOLL_CTL_DEL, c->watched_fd, NULL); /* or it is closed */
 	if (fd >= 0 && epoll_ctl(c->epfd, EPOLL_CTL_MOD, fd, &ev) != 0)
 		(void)epoll_ctl(c->epfd, EPOLL_CTL_ADD, fd, &ev);
 	c->watched_fd = fd;

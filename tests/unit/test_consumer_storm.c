@@ -17,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -30,6 +29,7 @@
 
 #include "libpgwalstream/pgwalstream.h"
 #include "tests/unit/helper_consumer.h"
+#include "tests/unit/helper_server.h"
 #include "tests/unit/helper_sql.h"
 
 #define WRITERS 2
@@ -191,23 +191,6 @@ static void *writer(void *arg)
 	return NULL;
 }
 
-static void crash_server(void)
-{
-	char text[900], as[100] = "";
-	struct stat st;
-	const char *data = getenv("HOWDAH_TEST_PGDATA"), *bin = getenv("HOWDAH_TEST_PGBIN");
-	if (stat(data, &st) == 0 && geteuid() == 0)
-		snprintf(as, sizeof(as), "setpriv --reuid %u --regid %u --clear-groups --",
-			(unsigned)st.st_uid, (unsigned)st.st_gid);
-	snprintf(text, sizeof(text),
-		"cd / && %s %s/pg_ctl -D %s -s -w -t 60 -m immediate -l %s/../server.log -o '-p "
-		"%s' "
-		"restart >/dev/null 2>&1 </dev/null",
-		as, bin, data, data, getenv("PGPORT"));
-	if (system(text) != 0)
-		fprintf(stderr, "the server did not come back\n");
-}
-
 static void *killer(void *arg)
 {
 	(void)arg;
@@ -217,7 +200,8 @@ static void *killer(void *arg)
 		usleep(200000 + (unsigned)rand_r(&r) % 700000);
 		switch (rand_r(&r) % 6) {
 		case 0:
-			crash_server();
+			if (!server_crash())
+				fprintf(stderr, "the server did not come back\n");
 			break;
 		case 1: { /* one backend dies badly: the postmaster ends them all */
 			PGresult *res = PQexec(pg, "SELECT active_pid FROM pg_replication_slots");

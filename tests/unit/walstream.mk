@@ -64,8 +64,14 @@ tests_unit_test_consumer_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/test_consumer_storm.pg
 TESTS += tests/unit/test_consumer_storm.pg
 tests_unit_test_consumer_storm_pg_SOURCES = tests/unit/test_consumer_storm.c \
-	tests/unit/helper_consumer.h tests/unit/helper_sql.h
+	tests/unit/helper_consumer.h tests/unit/helper_server.h tests/unit/helper_sql.h
 tests_unit_test_consumer_storm_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/test_consumer_lives.pg
+TESTS += tests/unit/test_consumer_lives.pg
+tests_unit_test_consumer_lives_pg_SOURCES = tests/unit/test_consumer_lives.c \
+	tests/unit/helper_consumer.h tests/unit/helper_server.h tests/unit/helper_sql.h
+tests_unit_test_consumer_lives_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
 check_PROGRAMS += tests/unit/test_stream_tls.pg
 TESTS += tests/unit/test_stream_tls.pg
