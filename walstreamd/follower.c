@@ -349,10 +349,20 @@ static int next_event(struct follower *f, uint64_t *bytes)
 	return 0;
 }
 
+/* Nothing now. While messages come fast the loop rests instead of being woken for each of them; the
+ * library then wants to be asked again whether the descriptor is ready or not. */
+static void rest(struct follower *f)
+{
+	unsigned us = pgws_stream_rest_us(f->stream);
+	if (us != 0)
+		ev_loop_rest(f->loop, us, &f->read_on, on_read_on, f);
+}
+
 static void read_stream(struct follower *f)
 {
 	uint64_t bytes = 0;
 	int err = 0;
+	ev_defer_cancel(f->loop, &f->read_on);
 	f->heard_ms = ev_now_ms();
 	f->asked = false;
 	for (unsigned n = 0; n < BUDGET_EVENTS && bytes < BUDGET_BYTES && err == 0; n++)
@@ -364,6 +374,8 @@ static void read_stream(struct follower *f)
 		return;
 	if (err == 0)
 		ev_defer(f->loop, &f->read_on, on_read_on, f); /* the budget is used up */
+	else if (!f->full)
+		rest(f);
 	follower_acked(f);
 	watch(f);
 }

@@ -4,7 +4,8 @@
  * measures it.
  *
  * Invariants:
- *  1. A deferred object is in at most one list: pending (next drain) or running (this drain).
+ *  1. A deferred object is in at most one list: pending (next drain), running (this drain) or
+ *     resting (the drain after the rest).
  *  2. A timer's callback never runs before its due time: libevent reads a coarse clock that lags by
  *     up to a tick, so an early one is put back for the rest.
  *  3. When the loop is freed no descriptor event and no timer is active.
@@ -29,6 +30,7 @@ struct ev_loop {
 	struct event_base *base;
 	struct list pending;
 	struct list running;
+	struct list resting; /* becomes pending after the rest */
 	bool stop;
 	unsigned rest_us; /* before the next poll; 0: none */
 	uint64_t n_slow;
@@ -60,6 +62,7 @@ struct ev_loop *ev_loop_new(void)
 	loop->magic = EV_LOOP_MAGIC;
 	list_init(&loop->pending);
 	list_init(&loop->running);
+	list_init(&loop->resting);
 	/* Without the cached clock a timer started at the end of a long callback keeps its full
 	 * time. */
 	struct event_config *config = event_config_new();
@@ -104,6 +107,7 @@ void ev_loop_free(struct ev_loop **loop_ptr)
 	if (loop == NULL)
 		return;
 	OBJ_CHECK(loop, EV_LOOP_MAGIC);
+	list_splice_back(&loop->pending, &loop->resting);
 	while (!list_empty(&loop->pending))
 		drain_deferred(loop);
 	ASSERT(loop->n_active == 0); /* invariant 3 */
@@ -112,13 +116,18 @@ void ev_loop_free(struct ev_loop **loop_ptr)
 	mem_free(&type_loop, loop);
 }
 
-void ev_loop_rest(struct ev_loop *loop, unsigned us)
+void ev_loop_rest(
+	struct ev_loop *loop, unsigned us, struct ev_deferred *d, void (*cb)(void *arg), void *arg)
 {
 	OBJ_CHECK(loop, EV_LOOP_MAGIC);
 	if (us > EV_REST_MAX_US)
 		us = EV_REST_MAX_US;
 	if (loop->rest_us == 0 || us < loop->rest_us)
 		loop->rest_us = us;
+	if (d->queued)
+		return;
+	*d = (struct ev_deferred){.cb = cb, .arg = arg, .queued = true};
+	list_push_back(&loop->resting, &d->node);
 }
 
 /* A plain sleep: a timer of the poll's own precision costs the same wake-up, and two more calls. */
@@ -126,6 +135,7 @@ static void rest(struct ev_loop *loop)
 {
 	const struct timespec ts = {.tv_nsec = (long)loop->rest_us * 1000};
 	loop->rest_us = 0;
+	list_splice_back(&loop->pending, &loop->resting);
 	(void)nanosleep(&ts, NULL); /* a signal may end it early: then something is to be done */
 }
 

@@ -29,14 +29,6 @@ void ev_loop_run(struct ev_loop *loop);
 /* One pass; blocks for an event if may_block. For tests. */
 void ev_loop_once(struct ev_loop *loop, bool may_block);
 void ev_loop_stop(struct ev_loop *loop);
-/*
- * The loop rests for us microseconds (at most EV_REST_MAX_US) before its next poll, whatever
- * becomes ready meanwhile; of several requests the shortest counts. For a source whose pieces come
- * one by one and fast: a wake-up for each would cost more than all the work. What is to be looked
- * at after the rest, ready or not, is deferred.
- */
-#define EV_REST_MAX_US 500
-void ev_loop_rest(struct ev_loop *loop, unsigned us);
 /* For evdns and the like. Borrowed. */
 struct event_base *ev_loop_base(struct ev_loop *loop);
 /* How many callbacks were slow so far. */
@@ -111,6 +103,15 @@ struct ev_deferred {
 };
 
 void ev_defer(struct ev_loop *loop, struct ev_deferred *d, void (*cb)(void *arg), void *arg);
+/*
+ * The loop rests for us microseconds (at most EV_REST_MAX_US) before its next poll, whatever
+ * becomes ready meanwhile, and d is deferred to the end of that pass: as ev_defer, but for the
+ * rest in front. Of several requests the shortest counts. For a source whose pieces come one by
+ * one and fast: a wake-up for each would cost more than all the work.
+ */
+#define EV_REST_MAX_US 500
+void ev_loop_rest(
+	struct ev_loop *loop, unsigned us, struct ev_deferred *d, void (*cb)(void *arg), void *arg);
 /* Takes it off again, if it is queued. */
 void ev_defer_cancel(struct ev_loop *loop, struct ev_deferred *d);
 

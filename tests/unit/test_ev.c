@@ -316,17 +316,39 @@ static void on_rested(void *arg)
 	*(uint64_t *)arg = ev_now_us();
 }
 
+struct resting {
+	struct ev_loop *loop;
+	struct ev_deferred ask, d;
+	uint64_t asked_us, ran_us;
+};
+
+static void on_ask(void *arg)
+{
+	struct resting *r = arg;
+	r->asked_us = ev_now_us();
+	ev_loop_rest(r->loop, 400, &r->d, on_rested, &r->ran_us);
+}
+
 static void test_rest(void **state)
 {
 	(void)state;
 	struct ev_loop *l = ev_loop_new();
-	struct ev_deferred d = {.queued = false};
-	uint64_t ran_us = 0, start_us = ev_now_us();
-	ev_loop_rest(l, 100000); /* cut to EV_REST_MAX_US */
-	ev_loop_rest(l, 400);    /* the shortest counts */
-	ev_defer(l, &d, on_rested, &ran_us);
+	struct ev_deferred d = {.queued = false}, cancelled = {.queued = false};
+	uint64_t ran_us = 0, never_us = 0;
+	/* Asked for by deferred work and by others: never in the pass that asked. */
+	uint64_t start_us = ev_now_us();
+	ev_loop_rest(l, 100000, &d, on_rested, &ran_us); /* cut to EV_REST_MAX_US */
+	ev_loop_rest(l, 400, &cancelled, on_rested, &never_us);
+	ev_defer_cancel(l, &cancelled);
 	ev_loop_once(l, true);
 	assert_true(ran_us - start_us >= 400);
+	assert_int_equal(never_us, 0);
+	struct resting r = {.loop = l};
+	ev_defer(l, &r.ask, on_ask, &r);
+	ev_loop_once(l, true);
+	assert_int_equal(r.ran_us, 0);
+	ev_loop_once(l, true);
+	assert_true(r.ran_us - r.asked_us >= 400);
 	/* Once only: one pass without it is proof enough on a machine that is busy. */
 	uint64_t best_us = UINT64_MAX;
 	for (int i = 0; i < 200; i++) {
