@@ -48,6 +48,7 @@
 #define REST_BYTES 65536
 #define REST_EVENTS 64
 #define WINDOW_NS INT64_C(1000000)
+#define WINDOW_EVENTS 64
 
 const char *pgwsi_rx_refusal(bool gss, bool tls, const void *openssl)
 {
@@ -265,10 +266,10 @@ static unsigned rest_for(double events_per_s, double bytes_per_s)
 }
 
 /*
- * A round is what one wake-up gave. Rounds are taken together until they cover a millisecond; one
- * that took longer by itself, the wait in front of it included, is judged alone: so the first
- * messages after a quiet time never make anybody rest. A round that gave nothing ends resting at
- * once.
+ * A round is what one wake-up gave. Rounds are taken together until they cover a millisecond or 64
+ * events; one that took longer by itself, the wait in front of it included, is judged alone: so the
+ * first messages after a quiet time never make anybody rest. A round that gave nothing ends resting
+ * at once.
  */
 void pgwsi_rx_round(struct pgwsi_rx *rx, int64_t now_ns)
 {
@@ -280,7 +281,7 @@ void pgwsi_rx_round(struct pgwsi_rx *rx, int64_t now_ns)
 	rx->window_events += rx->events;
 	rx->window_bytes += rx->bytes;
 	int64_t ns = now_ns - rx->window_ns;
-	if (alone || ns >= WINDOW_NS) {
+	if (alone || ns >= WINDOW_NS || rx->window_events >= WINDOW_EVENTS) {
 		double per_s = 1e9 / (double)(ns > 0 ? ns : 1);
 		rx->rest_us = rest_for(
 			(double)rx->window_events * per_s, (double)rx->window_bytes * per_s);

@@ -2,7 +2,7 @@
 /*
  * What it costs to receive a logical stream, by the way in which the bytes come in:
  *
- *     tests/helpers/with-postgres -p tests/bench/bench_receive [EVENTS [ROUNDS]]
+ *     tests/helpers/with-postgres -p tests/bench/bench_receive [EVENTS [ROUNDS [TCP|TLS|Unix]]]
  *
  * Every method reads a transaction of EVENTS inserted rows (100000) from its first to its last
  * message, one method after the other, ROUNDS times (5) over; the medians are printed as a table:
@@ -372,8 +372,9 @@ int main(int argc, char **argv)
 {
 	uint64_t n = argc > 1 ? strtoull(argv[1], NULL, 10) : 100000;
 	size_t rounds = argc > 2 ? strtoul(argv[2], NULL, 10) : 5;
+	const char *only = argc > 3 ? argv[3] : NULL;
 	if (n < 1000 || rounds < 1 || rounds > ROUNDS_MAX) {
-		fprintf(stderr, "usage: bench_receive [EVENTS [ROUNDS]]\n");
+		fprintf(stderr, "usage: bench_receive [EVENTS [ROUNDS [TCP|TLS|Unix]]]\n");
 		return 2;
 	}
 	sql = PQconnectdb("options='-c client_min_messages=error'");
@@ -388,6 +389,8 @@ int main(int argc, char **argv)
 		wait_until("SELECT current_setting('ssl') = 'on'");
 	for (size_t i = 0; i < rounds; i++) {
 		for (size_t t = 0; t < TRANSPORTS; t++) {
+			if (only != NULL && strcmp(only, transports[t].name) != 0)
+				continue;
 			for (size_t m = 0; m < METHODS; m++) {
 				bool on = (methods[m].transports & transports[t].bit) != 0;
 				if (on && (tls || transports[t].bit != ON_TLS))

@@ -336,6 +336,9 @@ static void test_same_errors(void **state)
 			keep_words(s, err, killed[w], sizeof(killed[w]));
 			pgws_stream_free(&s);
 
+			gone[w][0] = 0;
+			if (PQserverVersion(sql_conn) >= 180000)
+				continue; /* a missing publication is only a warning there */
 			slot_is_free();
 			run("SELECT pg_create_logical_replication_slot('other', 'pgoutput')");
 			run("DROP PUBLICATION p");

@@ -695,6 +695,10 @@ static void test_rest(void **state)
 	assert_int_equal(round_of(&rx, &now, 300, 0, 0), 0);
 	assert_int_equal(round_of(&rx, &now, 20, 2, 200), 0);
 	assert_int_equal(round_of(&rx, &now, 1000000, 3, 200), 0);
+	/* 64 events that come faster than that are enough. */
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(round_of(&rx, &now, 20, 20, 200), 0);
+	assert_true(round_of(&rx, &now, 20, 20, 200) > 0);
 	/* A burst, then a pause, then one message. */
 	for (int i = 0; i < 99; i++)
 		round_of(&rx, &now, 20, 20, 200);
