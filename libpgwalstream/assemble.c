@@ -732,7 +732,7 @@ static int give_commit(struct pgws_assembler *a)
 	pgwsi_put64(a->frame + 10, a->change.end_lsn);
 	pgwsi_put64(a->frame + 18, (uint64_t)a->change.commit_time);
 	a->giving = GIVE_END;
-	a->in_transaction = false;
+	a->in_transaction = a->in_transaction_next = false;
 	return give_frame(a, 26, a->change.end_lsn);
 }
 

@@ -114,7 +114,6 @@ struct pgwsi_txn *pgwsi_txn_new(struct pgwsi_store *s, uint32_t xid)
 	return t;
 }
 
-/* The last one if last, else the first. */
 static void free_chunk(struct pgwsi_store *s, struct pgwsi_txn *t, struct pgwsi_chunk *c)
 {
 	if (c->prev != NULL)

@@ -21,6 +21,7 @@
 #include <time.h>
 
 #include "libpgwalstream/stream_internal.h"
+#include "libpgwalstream/wire.h"
 
 #define DATA_HEADER_BYTES 25
 #define KEEPALIVE_BYTES 18
@@ -129,9 +130,9 @@ int pgwsi_parse_event(
 	if (len >= DATA_HEADER_BYTES && p[0] == 'w') {
 		*ret_event = (struct pgws_event){
 			.kind = PGWS_EVENT_DATA,
-			.start_lsn = pgwsi_be64(p + 1),
-			.end_lsn = pgwsi_be64(p + 9),
-			.send_time = (int64_t)pgwsi_be64(p + 17),
+			.start_lsn = pgwsi_get64(p + 1),
+			.end_lsn = pgwsi_get64(p + 9),
+			.send_time = (int64_t)pgwsi_get64(p + 17),
 			.data = p + DATA_HEADER_BYTES,
 			.len = len - DATA_HEADER_BYTES,
 		};
@@ -140,8 +141,8 @@ int pgwsi_parse_event(
 	if (len >= KEEPALIVE_BYTES && p[0] == 'k') {
 		*ret_event = (struct pgws_event){
 			.kind = PGWS_EVENT_KEEPALIVE,
-			.end_lsn = pgwsi_be64(p + 1),
-			.send_time = (int64_t)pgwsi_be64(p + 9),
+			.end_lsn = pgwsi_get64(p + 1),
+			.send_time = (int64_t)pgwsi_get64(p + 9),
 			.reply_requested = p[17] != 0,
 		};
 		return 0;
@@ -206,15 +207,15 @@ int pgws_stream_next(struct pgws_stream *s, struct pgws_event *ret_event)
 	if (held < PGWSI_FRAME_HEADER_BYTES + DATA_HEADER_BYTES || p[0] != 'd' ||
 		p[PGWSI_FRAME_HEADER_BYTES] != 'w')
 		return pgwsi_rx_next(s, ret_event);
-	size_t len = pgwsi_be32(p + 1);
+	size_t len = pgwsi_get32(p + 1);
 	if (len < 4 + DATA_HEADER_BYTES || len > held - 1)
 		return pgwsi_rx_next(s, ret_event);
 	rx->pos += 1 + len;
 	rx->events++;
 	ret_event->kind = PGWS_EVENT_DATA;
-	ret_event->start_lsn = pgwsi_be64(p + 6);
-	ret_event->end_lsn = pgwsi_be64(p + 14);
-	ret_event->send_time = (int64_t)pgwsi_be64(p + 22);
+	ret_event->start_lsn = pgwsi_get64(p + 6);
+	ret_event->end_lsn = pgwsi_get64(p + 14);
+	ret_event->send_time = (int64_t)pgwsi_get64(p + 22);
 	ret_event->reply_requested = false;
 	ret_event->data = p + PGWSI_FRAME_HEADER_BYTES + DATA_HEADER_BYTES;
 	ret_event->len = len - 4 - DATA_HEADER_BYTES;

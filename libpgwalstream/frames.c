@@ -24,6 +24,7 @@
 
 #include "libpgwalstream/receive.h"
 #include "libpgwalstream/stream_internal.h"
+#include "libpgwalstream/wire.h"
 
 /* What may come in front of CopyBothResponse is short, but for an error's text. */
 #define FIRST_MAX 100000
@@ -51,7 +52,7 @@ static int take_frame(struct pgwsi_rx *rx, struct frame *ret)
 	size_t held = (size_t)(rx->end - rx->pos);
 	if (held < PGWSI_FRAME_HEADER_BYTES)
 		return 0;
-	uint32_t len = pgwsi_be32(rx->pos + 1);
+	uint32_t len = pgwsi_get32(rx->pos + 1);
 	if (!is_sane(rx, (char)rx->pos[0], len))
 		return -1;
 	if (held - 1 < len)

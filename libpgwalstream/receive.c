@@ -28,10 +28,7 @@
 
 #include "libpgwalstream/pgwalstream.h"
 #include "libpgwalstream/receive.h"
-
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "pgwsi_be32 and pgwsi_be64 swap"
-#endif
+#include "libpgwalstream/wire.h"
 
 #define OUT_BYTES 256
 /* The buffer that a large frame made goes back to its size at once when it is larger than this,
@@ -110,9 +107,8 @@ int pgwsi_rx_put(struct pgwsi_rx *rx, char type, const void *body, size_t len)
 		rx->out_size = need;
 	}
 	uint8_t *p = rx->out + rx->out_len;
-	uint32_t be = __builtin_bswap32((uint32_t)(len + 4));
 	p[0] = (uint8_t)type;
-	memcpy(p + 1, &be, 4);
+	pgwsi_put32(p + 1, (uint32_t)(len + 4));
 	if (len > 0)
 		memcpy(p + PGWSI_FRAME_HEADER_BYTES, body, len);
 	rx->out_len = need;
@@ -161,7 +157,7 @@ static size_t frame_bytes(const struct pgwsi_rx *rx)
 {
 	if (rx->end - rx->pos < PGWSI_FRAME_HEADER_BYTES)
 		return 0;
-	return (size_t)1 + pgwsi_be32(rx->pos + 1);
+	return (size_t)1 + pgwsi_get32(rx->pos + 1);
 }
 
 static int resize(struct pgwsi_rx *rx, size_t size)

@@ -86,18 +86,4 @@ void pgwsi_tls_read(struct pgwsi_rx *rx);
 /* Like write(2): bytes, 0 for "not now" (wants kept in rx), -1. */
 int pgwsi_tls_write(struct pgwsi_rx *rx, const void *bytes, size_t len);
 
-static inline uint32_t pgwsi_be32(const uint8_t *p)
-{
-	uint32_t v;
-	__builtin_memcpy(&v, p, sizeof(v));
-	return __builtin_bswap32(v);
-}
-
-static inline uint64_t pgwsi_be64(const uint8_t *p)
-{
-	uint64_t v;
-	__builtin_memcpy(&v, p, sizeof(v));
-	return __builtin_bswap64(v);
-}
-
 #endif

@@ -454,6 +454,9 @@ static void test_messages_outside(void **state)
 	}
 	expect_bytes(1, asm_message(0, false, "2"));
 	assert_int_equal(out.list[1].change.msg.xid, 0);
+	assert_false(pgws_assembler_in_transaction(a));
+	feed(748, asm_message(0, false, "7"));
+	assert_false(pgws_assembler_in_transaction(a));
 	feed_error(PGWS_EPROTO, 1, asm_message(0, true, "outside"));
 }
 

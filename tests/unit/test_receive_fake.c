@@ -20,6 +20,7 @@
 #include <cmocka.h>
 
 #include "libpgwalstream/stream_internal.h"
+#include "libpgwalstream/wire.h"
 #include "tests/unit/helper_tls.h"
 #include "tests/unit/helper_walsender.h"
 
@@ -525,7 +526,7 @@ static void read_updates(struct pgws_stream *s, struct walsender *w, uint64_t un
 		i = 0;
 		assert_int_equal(type, 'd');
 		assert_int_equal(body[0], 'r');
-		uint64_t lsn = pgwsi_be64((uint8_t *)body + 1);
+		uint64_t lsn = pgwsi_get64((uint8_t *)body + 1);
 		assert_true(lsn > last);
 		last = lsn;
 	}
@@ -561,7 +562,7 @@ static void full_socket(bool tls)
 	for (int i = 0; i < STEPS && type != 'c'; i++) {
 		type = walsender_frame(w, body, sizeof(body));
 		if (type == 'd') {
-			last = pgwsi_be64((uint8_t *)body + 1);
+			last = pgwsi_get64((uint8_t *)body + 1);
 			i = 0;
 		}
 		assert_int_equal(pgws_stream_work(s), PGWS_EAGAIN);
