@@ -194,6 +194,7 @@ void pgws_consumer_free(struct pgws_consumer **c)
 	if (k == NULL)
 		return;
 	end_thread(k);
+	pgwsi_consumer_settle(k);
 	pgws_stream_free(&k->stream);
 	pgws_assembler_free(&k->assembler);
 	close_fd(k->epfd);

@@ -22,7 +22,7 @@ enum pgwsi_consumer_state {
 	PGWSI_STARTING,
 	PGWSI_STREAMING,
 	PGWSI_ENDING, /* the last position is sent, the server's end is awaited */
-	PGWSI_ENDED   /* result says how, for ever */
+	PGWSI_ENDED   /* result says how, for ever; after the end in order the connection stands */
 };
 
 struct pgws_consumer {
@@ -79,7 +79,8 @@ struct pgws_consumer {
 	bool asked;          /* the server wants an answer */
 	bool poke;           /* look at the stream without waiting: a blocked write may have read */
 	bool heard;          /* something since the last status */
-	unsigned unanswered; /* questions in a row */
+	unsigned unanswered; /* questions in a row, an interval apart each */
+	int64_t questioned;  /* when the last of them was sent */
 	int64_t asked_first, asked_last; /* a row of the server's questions with no data between */
 
 	char sqlstate[6];
@@ -98,13 +99,17 @@ int pgwsi_consumer_lost(struct pgws_consumer *c, int err);
 int pgwsi_consumer_end(struct pgws_consumer *c, int result);
 /* The end in order: the last position first. */
 int pgwsi_consumer_finish(struct pgws_consumer *c);
+/* Before free: sends what was confirmed and not sent yet, if the connection stands. Blocks, for 5 s
+ * at most. */
+void pgwsi_consumer_settle(struct pgws_consumer *c);
 
 /* consumer_stream.c: likewise. */
 void pgwsi_consumer_streams(struct pgws_consumer *c);
 int pgwsi_consumer_receive(struct pgws_consumer *c, struct pgws_change *ret_change);
 /* When the next status is due. */
 int64_t pgwsi_consumer_due(const struct pgws_consumer *c);
-void pgwsi_consumer_status(struct pgws_consumer *c, bool ask);
+/* may_ask: the status asks for an answer if there is a reason to. */
+void pgwsi_consumer_status(struct pgws_consumer *c, bool may_ask);
 /* What may be confirmed now. */
 uint64_t pgwsi_consumer_flushed(const struct pgws_consumer *c);
 

@@ -9,7 +9,8 @@
  *   PAUSED -> CONNECTING -> IDENTIFYING -> [READING_HISTORY] -> READING_SLOT -> LOOKING -> STARTING
  *     ^            |             |                 |                 |            |          |
  *     '-- a failure that may pass: backoff --------'-----------------'------------'- STREAMING
- *   one that cannot: ENDED;  the end in order: STREAMING -> ENDING -> ENDED
+ *   one that cannot: ENDED;  the end in order: STREAMING -> ENDING -> ENDED, the slot let go and
+ *   the connection kept, so that free can send what was confirmed since
  *
  * Invariants:
  *   1. START_REPLICATION is sent only after the slot was read in the same session: the server would
@@ -411,7 +412,11 @@ static int work_ending(struct pgws_consumer *c)
 	int err = pgws_stream_work(c->stream);
 	if (err == PGWS_EAGAIN && pgwsi_now_us() < c->deadline)
 		return PGWS_EAGAIN;
-	return pgwsi_consumer_end(c, PGWS_EEND);
+	if (err != 0)
+		return pgwsi_consumer_end(c, PGWS_EEND);
+	c->state = PGWSI_ENDED;
+	c->result = PGWS_EEND;
+	return PGWS_EEND;
 }
 
 int pgwsi_consumer_session(struct pgws_consumer *c)
@@ -444,4 +449,51 @@ int pgwsi_consumer_session(struct pgws_consumer *c)
 			return pgwsi_consumer_lost(c, err);
 	}
 	return 0;
+}
+
+/* ---- Before free ------------------------------------------------------------------------------
+ */
+
+static bool has_news(const struct pgws_consumer *c)
+{
+	return pgwsi_consumer_flushed(c) > atomic_load(&c->sent_flush);
+}
+
+/* 0: the phase ended well before the deadline. */
+static int wait_until(struct pgws_consumer *c, int64_t deadline)
+{
+	int64_t left = deadline - pgwsi_now_us();
+	return pgws_stream_wait(c->stream, left > 0 ? (int)(left / 1000) : 0);
+}
+
+/* The slot moves to what was confirmed, never back. A second START_REPLICATION in one session would
+ * not do: the server takes it as ended already (PostgreSQL 15). */
+static int advance_slot(struct pgws_consumer *c)
+{
+	const char *slot = c->stream->options.slot;
+	char *literal = PQescapeLiteral(c->stream->conn, slot, strlen(slot));
+	struct pgwsi_text t = {.bytes = NULL};
+	char lsn[18];
+	if (literal == NULL)
+		return PGWS_ENOMEM;
+	pgwsi_put(&t, "SELECT pg_catalog.pg_replication_slot_advance(");
+	pgwsi_put(&t, literal);
+	pgwsi_put(&t, ", '");
+	pgwsi_put(&t, pgws_lsn_str(pgwsi_consumer_flushed(c), lsn));
+	pgwsi_put(&t, "')");
+	PQfreemem(literal);
+	return pgwsi_send_command(c->stream, PGWSI_CMD_QUERY, &t);
+}
+
+void pgwsi_consumer_settle(struct pgws_consumer *c)
+{
+	int64_t deadline = pgwsi_now_us() + ENDING_US;
+	if (c->state == PGWSI_STREAMING && has_news(c))
+		(void)pgwsi_consumer_finish(c); /* the state says how far it went */
+	if (c->state == PGWSI_ENDING && wait_until(c, deadline) != 0)
+		return;
+	/* Confirmed since the end? The connection is there only after one in order. */
+	if (c->state >= PGWSI_ENDING && pgws_stream_phase(c->stream) == PGWS_PHASE_READY &&
+		has_news(c) && advance_slot(c) == 0)
+		(void)wait_until(c, deadline); /* it is closed whatever comes */
 }

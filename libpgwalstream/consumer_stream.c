@@ -46,8 +46,12 @@ uint64_t pgwsi_consumer_flushed(const struct pgws_consumer *c)
 	return with_idle(c, atomic_load(&c->flush_lsn));
 }
 
-void pgwsi_consumer_status(struct pgws_consumer *c, bool ask)
+void pgwsi_consumer_status(struct pgws_consumer *c, bool may_ask)
 {
+	int64_t now = pgwsi_now_us();
+	/* Statuses that confirm may follow each other faster than any answer comes. */
+	bool quiet = may_ask && !c->heard && now - c->questioned >= c->interval;
+	bool ask = quiet || (may_ask && c->options.stop_lsn != 0);
 	uint64_t flush = pgwsi_consumer_flushed(c);
 	uint64_t write = max_lsn(with_idle(c, atomic_load(&c->write_lsn)), flush);
 	uint64_t apply = with_idle(c, atomic_load(&c->apply_lsn));
@@ -59,10 +63,13 @@ void pgwsi_consumer_status(struct pgws_consumer *c, bool ask)
 	c->sent_write = write;
 	c->sent_apply = apply;
 	atomic_store(&c->sent_flush, flush);
-	c->last_status = pgwsi_now_us();
+	c->last_status = now;
 	c->asked = false;
-	c->unanswered += ask;
 	c->heard = false;
+	if (quiet) {
+		c->unanswered++;
+		c->questioned = now;
+	}
 }
 
 static int64_t earlier(int64_t a, int64_t b)
@@ -93,7 +100,7 @@ void pgwsi_consumer_streams(struct pgws_consumer *c)
 	c->drained = true;
 	c->skipping = c->poke = c->heard = false;
 	c->unanswered = 0;
-	c->asked_first = c->asked_last = 0;
+	c->questioned = c->asked_first = c->asked_last = 0;
 	c->rest_us = 0;
 	/* The first status goes out at once: the slot learns the caller's position. */
 	c->asked = true;
@@ -210,7 +217,7 @@ static int read_event(struct pgws_consumer *c)
 	struct pgws_event ev;
 	c->poke = false;
 	if (pgwsi_now_us() >= pgwsi_consumer_due(c))
-		pgwsi_consumer_status(c, !c->heard || c->options.stop_lsn != 0);
+		pgwsi_consumer_status(c, true);
 	if (c->settled > c->settled_told) {
 		c->settled_told = c->settled;
 		/* A failure keeps a file for longer. */

@@ -564,6 +564,8 @@ struct pgws_consumer;
 /* 0, PGWS_EINVAL, PGWS_EIO, PGWS_ENOMEM. Connects with the first call of next or run. */
 PGWS_API int pgws_consumer_new(
 	const struct pgws_consumer_options *options, struct pgws_consumer **ret_c) PGWS_MUST;
+/* What was confirmed and not sent yet is sent first, behind PGWS_EEND too, if the connection still
+ * stands: that waits for the server, 5 s at most. Not from on_change. */
 PGWS_API void pgws_consumer_free(struct pgws_consumer **c);
 /* Iterator: the next change, waiting up to timeout_ms (0: not at all, < 0: as long as it takes). 0;
  * PGWS_RESTARTED (positive: forget a half transaction); PGWS_EAGAIN: nothing in time; PGWS_EEND:
@@ -579,12 +581,12 @@ PGWS_API int pgws_consumer_run(struct pgws_consumer *c,
  * descriptor for the consumer's life, closed by free. Before the first next: readable. */
 PGWS_API int pgws_consumer_fd(struct pgws_consumer *c);
 /* What the caller has written, flushed and applied; monotonic. Any thread. The slot moves to flush.
- * Idle positions of the server are confirmed by the library once everything given out is flushed.
- */
+ * Idle positions of the server are confirmed by the library once everything given out is flushed: a
+ * transaction at its end_lsn, a Message outside at its lsn + 1. */
 PGWS_API void pgws_consumer_confirm(
 	struct pgws_consumer *c, uint64_t write_lsn, uint64_t flush_lsn, uint64_t apply_lsn);
-/* Ends next and run soon with PGWS_EEND, the last confirmed position sent. Any thread, and safe in
- * a signal handler. */
+/* Ends next and run soon with PGWS_EEND, the last confirmed position sent and the slot let go; the
+ * connection stays until free. Any thread, and safe in a signal handler. */
 PGWS_API void pgws_consumer_stop(struct pgws_consumer *c);
 
 struct pgws_position {

@@ -7,6 +7,7 @@
 #include "config.h"
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -358,6 +359,44 @@ static void test_stop_from_another_thread(void **state)
 	pgws_consumer_free(&c);
 }
 
+/* What is confirmed behind the last call of next reaches the server all the same. */
+static void confirmed_before_free(enum pgws_receive how, bool to_the_end)
+{
+	struct pgws_consumer_options o = consumer_options();
+	struct pgws_change ch;
+	run("INSERT INTO t VALUES (1, 'a'); INSERT INTO t VALUES (2, 'b')");
+	o.stream.receive = how;
+	if (to_the_end)
+		o.stop_lsn = sql_lsn("SELECT pg_current_wal_insert_lsn()");
+	struct pgws_consumer *c = consumer_with(&o);
+	expect_change(c, PGWS_COMMIT, &ch);
+	uint64_t end = ch.end_lsn;
+	if (to_the_end) {
+		assert_int_equal(pgws_consumer_next(c, TEST_PATIENCE_MS, &ch), PGWS_EEND);
+		/* It was sent that nothing is flushed, and the slot is nobody's. */
+		assert_true(sql_lsn("SELECT confirmed_flush_lsn FROM pg_replication_slots") < end);
+		assert_sql("SELECT active FROM pg_replication_slots", "f");
+	} else {
+		/* Much is under way that nobody reads any more. */
+		run("INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(3, 20000) i");
+	}
+	pgws_consumer_confirm(c, end, end, end);
+	pgws_consumer_free(&c);
+	assert_true(sql_lsn("SELECT confirmed_flush_lsn FROM pg_replication_slots") >= end);
+	wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
+	run("TRUNCATE t");
+	run("SELECT pg_replication_slot_advance('c_slot', pg_current_wal_lsn())");
+}
+
+static void test_confirmed_before_free(void **state)
+{
+	(void)state;
+	confirmed_before_free(PGWS_RECEIVE_SOCKET, true);
+	confirmed_before_free(PGWS_RECEIVE_LIBPQ, true);
+	confirmed_before_free(PGWS_RECEIVE_SOCKET, false);
+	confirmed_before_free(PGWS_RECEIVE_LIBPQ, false);
+}
+
 /* ---- The server is not what it was -------------------------------------------------------------
  */
 
@@ -598,6 +637,35 @@ static void test_an_idle_consumer_keeps_its_connection(void **state)
 	pgws_consumer_free(&c);
 }
 
+/* A walsender that has no time to answer while confirmations follow each other: not a lost one. */
+static void test_questions_take_their_time(void **state)
+{
+	(void)state;
+	struct pgws_consumer *c = consumer();
+	struct pgws_change ch;
+	uint64_t ends[50];
+	for (int i = 0; i < 50; i++) {
+		run("INSERT INTO t VALUES ((random() * 1e9)::int, 'a')");
+		expect_change(c, PGWS_COMMIT, &ch);
+		ends[i] = ch.end_lsn;
+	}
+	char *pid = sql("SELECT active_pid FROM pg_replication_slots");
+	assert_int_equal(kill(atoi(pid), SIGSTOP), 0);
+	for (int i = 0; i < 50; i++) {
+		pgws_consumer_confirm(c, ends[i], ends[i], ends[i]);
+		expect_nothing(c, 15);
+	}
+	assert_int_equal(kill(atoi(pid), SIGCONT), 0);
+	free(pid);
+	run("INSERT INTO t VALUES (-1, 'after')");
+	expect_change(c, PGWS_INSERT, &ch);
+	assert_memory_equal(first_column(&ch), "-1", 2);
+	struct pgws_position pos;
+	pgws_consumer_get_position(c, &pos);
+	assert_int_equal(pos.reconnects, 0);
+	pgws_consumer_free(&c);
+}
+
 int main(void)
 {
 	sql_conn = PQconnectdb("options='-c client_min_messages=error'");
@@ -617,6 +685,7 @@ int main(void)
 		TEST(test_stop_lsn_is_exact),
 		TEST(test_stop_lsn_on_an_idle_server),
 		TEST(test_stop_from_another_thread),
+		TEST(test_confirmed_before_free),
 		TEST(test_options_that_make_no_sense),
 		TEST(test_refusals_that_no_retry_mends),
 		TEST(test_a_slot_that_goes_is_never_made_again),
@@ -626,6 +695,7 @@ int main(void)
 		TEST(test_a_transaction_cut_short_begins_anew),
 		TEST(test_a_slow_caller_keeps_its_connection),
 		TEST(test_an_idle_consumer_keeps_its_connection),
+		TEST(test_questions_take_their_time),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 	PQfinish(sql_conn);
