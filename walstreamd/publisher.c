@@ -765,6 +765,8 @@ static void on_space(int fd, short what, void *arg)
 	OBJ_CAST(p, arg, PUBLISHER_MAGIC);
 	(void)what; /* EV_READ */
 	ring_event_drain(fd);
+	/* One wake-up per sleep: if this was not room enough, sleeping again is another one. */
+	ring_producer_disarm_space(p->ring);
 	refresh(p);
 	if (publisher_is_full(p))
 		p->ops.on_room(p->arg);
