@@ -75,7 +75,8 @@ struct follower {
 	uint64_t feedbacks;
 	uint32_t timeline;
 	uint32_t known_timeline;
-	uint64_t left_lsn; /* of known_timeline */
+	uint32_t slot_timeline; /* where start_lsn was read */
+	uint64_t left_lsn;      /* of known_timeline */
 	bool failover, alter_failover;
 	enum pgws_streaming streaming;
 	uint32_t feedback_ms;
@@ -457,10 +458,22 @@ static void after_history(struct follower *f)
 		start_stream(f);
 }
 
+/* The SQL connection has not noticed yet that its server is gone. */
+static void fail_other_timeline(struct follower *f)
+{
+	char why[160];
+	snprintf(why, sizeof(why),
+		"the server is on timeline %u, the slot was looked at on timeline %u",
+		(unsigned)f->timeline, (unsigned)f->slot_timeline);
+	fail_text(f, PG_RETRY, "cannot stream", why);
+}
+
 static void identified(struct follower *f)
 {
 	f->timeline = pgws_stream_system(f->stream)->timeline;
-	if (f->known_timeline != 0 && f->known_timeline < f->timeline)
+	if (f->slot_timeline != 0 && f->slot_timeline != f->timeline)
+		fail_other_timeline(f);
+	else if (f->known_timeline != 0 && f->known_timeline < f->timeline)
 		command(f, FOLLOWER_HISTORY, pgws_stream_timeline_history(f->stream, f->timeline),
 			PHASE_TIMEOUT_MS);
 	else
@@ -580,9 +593,10 @@ static void begin(struct follower *f)
 	f->resolve = pgresolve_start(f->loop, f->conninfo, extra, on_resolved, f);
 }
 
-void follower_set_timeline(struct follower *f, uint32_t known_timeline)
+void follower_set_timeline(struct follower *f, uint32_t known_timeline, uint32_t slot_timeline)
 {
 	f->known_timeline = known_timeline;
+	f->slot_timeline = slot_timeline;
 }
 
 void follower_set_failover(struct follower *f, bool wanted, bool alter)

@@ -66,9 +66,12 @@ enum follower_state {
 struct follower *follower_new(struct ev_loop *loop, const struct follower_options *options,
 	const struct follower_ops *ops, void *arg);
 void follower_free(struct follower **f);
-/* IDLE only, for the next start: the timeline that is followed so far, 0: none; whether standbys
- * should keep the slot too (17+, ignored before), and whether it has to be told so. */
-void follower_set_timeline(struct follower *f, uint32_t known_timeline);
+/* IDLE only, for the next start: the timeline that is followed so far, 0: none, and the one on
+ * which the slot's position was read, 0: not known. A server on another one is not followed: there
+ * the position may name other transactions. */
+void follower_set_timeline(struct follower *f, uint32_t known_timeline, uint32_t slot_timeline);
+/* IDLE only, for the next start: whether standbys should keep the slot too (17+, ignored before),
+ * and whether it has to be told so. */
 void follower_set_failover(struct follower *f, bool wanted, bool alter);
 /* IDLE only. */
 void follower_create_slot(struct follower *f);

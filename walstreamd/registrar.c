@@ -899,6 +899,11 @@ uint32_t registrar_known_timeline(const struct registrar *r)
 	return r->known_timeline;
 }
 
+uint32_t registrar_timeline(const struct registrar *r)
+{
+	return r->timeline;
+}
+
 const struct registrar_slot *registrar_slot(const struct registrar *r)
 {
 	return &r->last;

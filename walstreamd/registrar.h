@@ -82,6 +82,8 @@ const struct registrar_gap *registrar_gaps(const struct registrar *r, size_t *re
 void registrar_gaps_told(struct registrar *r);
 /* The timeline that was followed when the node was last seen; 0: unknown. */
 uint32_t registrar_known_timeline(const struct registrar *r);
+/* The server's own, at the last check; 0: unknown. */
+uint32_t registrar_timeline(const struct registrar *r);
 /* As last looked at. */
 const struct registrar_slot *registrar_slot(const struct registrar *r);
 /* As libpq says it, 160004; 0: not connected. */

@@ -286,6 +286,26 @@ static void test_ended_while_full(void **state)
 	} while (PQstatus(sql_conn) != CONNECTION_OK && ev_now_ms() - began < 30000);
 }
 
+/* The slot's position was read on another timeline than this server's: of a primary that was left,
+ * while this one is what became of its standby. There it may name other transactions. */
+static void test_other_timeline(void **state)
+{
+	(void)state;
+	struct follower *f = make("p");
+	follower_set_timeline(f, 0, 2);
+	follower_start(f, confirmed(), 60000, PGWS_STREAMING_OFF);
+	assert_true(wait_flag(&seen.stopped, 10000));
+	assert_false(seen.streaming);
+	assert_int_equal(seen.class, PG_RETRY);
+	assert_non_null(strstr(seen.text, "timeline 2"));
+	seen.stopped = false;
+	follower_set_timeline(f, 0, 1);
+	follower_start(f, confirmed(), 60000, PGWS_STREAMING_OFF);
+	assert_true(wait_flag(&seen.streaming, 10000));
+	assert_false(seen.stopped);
+	follower_free(&f);
+}
+
 static void test_no_publication(void **state)
 {
 	(void)state;
@@ -367,6 +387,7 @@ int main(void)
 		TEST(test_silence),
 		TEST(test_feedback_while_full),
 		TEST(test_ended_while_full),
+		TEST(test_other_timeline),
 		TEST(test_no_publication),
 		cmocka_unit_test(test_timeline_left),
 		cmocka_unit_test_setup(test_shutdown, setup),
