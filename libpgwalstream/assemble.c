@@ -608,6 +608,9 @@ static int on_commit_prepared(struct pgws_assembler *a, const struct pgws_event 
 	const struct pgws_msg *m = &a->change.msg;
 	struct pgwsi_kept *e =
 		pgwsi_keep_find(a->keep, m->u.prepare.gid, m->u.prepare.xid, m->u.prepare.lsn);
+	/* The server went back to before what was confirmed: the caller has it. */
+	if (e == NULL && pgwsi_keep_was_removed(a->keep, m->u.prepare.end_lsn))
+		return 0;
 	if (e == NULL) {
 		char lsn[18];
 		(void)ev;

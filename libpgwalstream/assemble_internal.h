@@ -113,6 +113,8 @@ int pgwsi_keep_read(
 	struct pgwsi_store *s, const struct pgwsi_kept *e, struct pgwsi_txn **ret_txn) PGWS_MUST;
 /* Removes what ended at or before lsn. 0, PGWS_EIO. */
 int pgwsi_keep_confirmed(struct pgwsi_store *s, struct pgwsi_keep *k, uint64_t lsn) PGWS_MUST;
+/* What ended there and is not kept was removed, in this life or an earlier one. */
+bool pgwsi_keep_was_removed(const struct pgwsi_keep *k, uint64_t ended_lsn);
 /* Not ended; bytes of memory for all. */
 uint64_t pgwsi_keep_count(const struct pgwsi_keep *k);
 size_t pgwsi_keep_memory(const struct pgwsi_keep *k);

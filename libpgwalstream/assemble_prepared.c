@@ -7,6 +7,7 @@
  *     pgws-new-PREPAREEND-XID            being written
  *     pgws-prepared-PREPAREEND-XID       kept
  *     pgws-prepared-PREPAREEND-XID-END   ended at END: given out (or rolled back), not confirmed
+ *     pgws-confirmed-END                 empty: the mark; what ended at or before END was removed
  *
  *     file = struct file_header, gid, records as in assemble_txn.c; native byte order
  *
@@ -16,7 +17,9 @@
  *
  * Invariants:
  *   1. A name "pgws-prepared-…" appears only for a whole file whose bytes are on disk.
- *   2. A file is removed only when the server will not send its COMMIT PREPARED again.
+ *   2. A file is removed only when the caller has what is in it and the mark says so. The server
+ *      may still send its COMMIT PREPARED again, as a slot's position need not survive the server:
+ *      one that nothing is kept of and that ended at or before the mark is left out.
  *   3. store.files includes every kept file.
  *
  * On crash: before the rename a "pgws-new-" file stays, which the next life removes: PREPARE was
@@ -69,6 +72,8 @@ struct pgwsi_kept {
 struct pgwsi_keep {
 	struct pgwsi_kept *list;
 	uint64_t n_live, n_ended;
+	uint64_t mark;   /* 0: nothing was ever removed */
+	bool mark_loose; /* it need not be on disk */
 	size_t memory;
 	uint32_t crc_table[256];
 };
@@ -104,6 +109,11 @@ static void name_of(const struct pgwsi_kept *e, char name[NAME_SIZE])
 		name, NAME_SIZE, "pgws-prepared-%016" PRIX64 "-%08" PRIX32, e->end_lsn, e->xid);
 	if (e->ended_lsn != 0)
 		snprintf(name + n, NAME_SIZE - (size_t)n, "-%016" PRIX64, e->ended_lsn);
+}
+
+static void mark_name(uint64_t lsn, char name[NAME_SIZE])
+{
+	snprintf(name, NAME_SIZE, "pgws-confirmed-%016" PRIX64, lsn);
 }
 
 static int fail_file(struct pgwsi_store *s, const char *name, const char *why)
@@ -173,6 +183,11 @@ struct pgwsi_kept *pgwsi_keep_find(
 			found = e;
 	}
 	return found;
+}
+
+bool pgwsi_keep_was_removed(const struct pgwsi_keep *k, uint64_t ended_lsn)
+{
+	return ended_lsn <= k->mark;
 }
 
 uint64_t pgwsi_keep_count(const struct pgwsi_keep *k)
@@ -345,12 +360,51 @@ int pgwsi_keep_end(
 	return sync_dir(s);
 }
 
+/* The mark moves there, or is there already, on disk. */
+static int set_mark(struct pgwsi_store *s, struct pgwsi_keep *k, uint64_t lsn)
+{
+	char old_name[NAME_SIZE], name[NAME_SIZE];
+	mark_name(k->mark, old_name);
+	mark_name(lsn, name);
+	if (lsn > k->mark && k->mark != 0) {
+		if (renameat(s->dir_fd, old_name, s->dir_fd, name) != 0)
+			return pgwsi_store_fail_errno(s, "cannot rename %s/%s", s->dir, old_name);
+	} else if (lsn > k->mark) {
+		int fd = openat(s->dir_fd, name, O_CREAT | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0600);
+		if (fd < 0)
+			return pgwsi_store_fail_errno(s, "cannot make %s/%s", s->dir, name);
+		(void)close(fd); /* nothing was written: its name is what counts */
+	} else if (!k->mark_loose) {
+		return 0;
+	}
+	k->mark = lsn > k->mark ? lsn : k->mark;
+	k->mark_loose = true;
+	int err = sync_dir(s);
+	k->mark_loose = err != 0;
+	return err;
+}
+
+static bool is_done(const struct pgwsi_kept *e, uint64_t lsn)
+{
+	return e->ended_lsn != 0 && e->ended_lsn <= lsn;
+}
+
 int pgwsi_keep_confirmed(struct pgwsi_store *s, struct pgwsi_keep *k, uint64_t lsn)
 {
-	struct pgwsi_kept *next;
-	for (struct pgwsi_kept *e = k->n_ended != 0 ? k->list : NULL; e != NULL; e = next) {
+	struct pgwsi_kept *next, *list = k->n_ended != 0 ? k->list : NULL;
+	uint64_t last = 0;
+	for (const struct pgwsi_kept *e = list; e != NULL; e = e->next) {
+		if (is_done(e, lsn) && e->ended_lsn > last)
+			last = e->ended_lsn;
+	}
+	if (last == 0)
+		return 0;
+	int err = set_mark(s, k, last);
+	if (err != 0)
+		return err;
+	for (struct pgwsi_kept *e = list; e != NULL; e = next) {
 		next = e->next;
-		if (e->ended_lsn == 0 || e->ended_lsn > lsn)
+		if (!is_done(e, lsn))
 			continue;
 		char name[NAME_SIZE];
 		name_of(e, name);
@@ -490,6 +544,20 @@ static int load_file(struct pgwsi_store *s, struct pgwsi_keep *k, const char *na
 	return 0;
 }
 
+/* True: it is a mark. */
+static bool load_mark(struct pgwsi_keep *k, const char *name)
+{
+	uint64_t lsn = 0;
+	char again[NAME_SIZE];
+	if (sscanf(name, "pgws-confirmed-%" SCNx64, &lsn) != 1)
+		return false;
+	mark_name(lsn, again);
+	if (strcmp(name, again) != 0)
+		return false;
+	k->mark = lsn > k->mark ? lsn : k->mark;
+	return true;
+}
+
 static int load_entry(struct pgwsi_store *s, struct pgwsi_keep *k, const char *name)
 {
 	if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
@@ -499,6 +567,8 @@ static int load_entry(struct pgwsi_store *s, struct pgwsi_keep *k, const char *n
 			return pgwsi_store_fail_errno(s, "cannot remove %s/%s", s->dir, name);
 		return 0;
 	}
+	if (load_mark(k, name))
+		return 0;
 	struct pgwsi_kept named = {0};
 	char again[NAME_SIZE];
 	int n = sscanf(name, "pgws-prepared-%" SCNx64 "-%" SCNx32 "-%" SCNx64, &named.end_lsn,

@@ -339,8 +339,9 @@ PGWS_API int pgws_assembler_next(
 /* A new session: forgets open transactions, what was learnt and half of what was given out; keeps
  * the prepared transactions. */
 PGWS_API void pgws_assembler_reset(struct pgws_assembler *a);
-/* Everything up to lsn was confirmed to the server and will not come again: prepared transactions
- * that ended before it are removed from dir. 0 or PGWS_EIO. */
+/* Everything up to lsn is safe with the caller and was confirmed to the server: prepared
+ * transactions that ended at or before it are removed from dir. A server that forgot the
+ * confirmation may send a COMMIT PREPARED of them again, which is left out then. 0 or PGWS_EIO. */
 PGWS_API int pgws_assembler_confirmed(struct pgws_assembler *a, uint64_t lsn);
 /* What Insert and the like refer to, as far as it was given out. Borrowed. */
 PGWS_API struct pgws_catalog *pgws_assembler_catalog(struct pgws_assembler *a);
