@@ -5,8 +5,8 @@
  * thread; everything else belongs to the receiving one. A change is borrowed until the next call of
  * pgws_consumer_next, so what goes into the queue is a copy.
  *
- * The consumer sends the last confirmed position as it ends, so the order at the end is: confirm,
- * then stop. What a signal leaves in the queue is printed, but comes again next time.
+ * What a signal leaves in the queue is still worked off and confirmed: pgws_consumer_free, called
+ * once the worker is done, tells the server.
  *
  *     threads CONNINFO SLOT PUBLICATION [TRANSACTIONS]
  */

@@ -8,7 +8,8 @@
  *
  * Waiting: one epoll descriptor over the socket, a timer and an eventfd. Who is about to wait sets
  * armed and then looks for news once more; who confirms stores the position and then takes armed:
- * with both sequentially consistent, one of the two sees the other.
+ * with both sequentially consistent, one of the two sees the other. Between two PGWS_EAGAIN the
+ * eventfd is readable: what is buffered already shows on no socket.
  *
  * Locks: lock covers the stream and the state; nobody waits while holding it. name_lock covers
  * systemid alone, so that get_position never waits for a host's name to be resolved.
@@ -116,6 +117,7 @@ static int make_descriptors(struct pgws_consumer *c)
 {
 	/* Readable before the first call of next: there is something to do. */
 	c->eventfd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+	c->lit = true;
 	c->timerfd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	c->epfd = epoll_create1(EPOLL_CLOEXEC);
 	if (c->eventfd < 0 || c->timerfd < 0 || c->epfd < 0)
@@ -260,19 +262,37 @@ static int64_t next_deadline(const struct pgws_consumer *c)
 	}
 }
 
+/* Not fired: nothing. */
+static void clear(int fd)
+{
+	uint64_t count;
+	(void)!read(fd, &count, sizeof(count));
+}
+
+/* The eventfd while there may be more to give out. Whoever woke us meanwhile is looked for after
+ * it is cleared. */
+static void light(struct pgws_consumer *c, bool on)
+{
+	if (c->lit == on)
+		return;
+	c->lit = on;
+	if (on)
+		wake(c);
+	else
+		clear(c->eventfd);
+}
+
 /* What fired is cleared; the socket is looked at anyway. */
 static void wait_for_news(struct pgws_consumer *c, int timeout_ms)
 {
 	struct epoll_event evs[3];
-	uint64_t count;
 	int n = epoll_wait(c->epfd, evs, 3, timeout_ms);
 	for (int i = 0; i < n; i++) {
 		if (evs[i].data.fd != c->eventfd && evs[i].data.fd != c->timerfd)
 			continue;
 		if (evs[i].data.fd == c->timerfd)
 			c->timer_at = 0;
-		(void)!read(
-			evs[i].data.fd, &count, sizeof(count)); /* nothing: not fired after all */
+		clear(evs[i].data.fd);
 	}
 	c->rest_us = 0;
 }
@@ -292,6 +312,7 @@ static int step(struct pgws_consumer *c, struct pgws_change *ret_change)
 			rc = pgwsi_consumer_receive(c, ret_change);
 		if (rc != PGWS_EAGAIN || atomic_load(&c->armed))
 			break;
+		light(c, false);
 		/* Once more, for what another thread did before it could see armed. */
 		atomic_store(&c->armed, true);
 		if (!atomic_load(&c->stop) &&
@@ -331,6 +352,8 @@ int pgws_consumer_next(struct pgws_consumer *c, int timeout_ms, struct pgws_chan
 			wait_for_news(c, timeout_ms < 0 ? -1 : (int)((left + 999) / 1000));
 	}
 	c->waited = rc == PGWS_EAGAIN;
+	if (!c->waited)
+		light(c, true);
 	return rc;
 }
 

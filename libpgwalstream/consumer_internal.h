@@ -38,6 +38,7 @@ struct pgws_consumer {
 	uint32_t watched_events;
 	int64_t timer_at; /* 0: not set */
 	bool waited;      /* the last call said PGWS_EAGAIN: descriptors may have news */
+	bool lit;         /* it did not: eventfd says that there may be more */
 	unsigned rest_us; /* to rest before the stream is looked at again */
 
 	/* Any thread. */

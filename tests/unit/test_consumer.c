@@ -179,6 +179,43 @@ static void test_descriptor_in_an_event_loop(void **state)
 	pgws_consumer_free(&c);
 }
 
+/* An event loop may go away with changes left, of which the socket shows nothing any more. */
+static void test_descriptor_while_changes_are_left(void **state)
+{
+	(void)state;
+	struct pgws_consumer *c = consumer();
+	struct pgws_change ch;
+	struct pollfd p = {.fd = pgws_consumer_fd(c), .events = POLLIN};
+	run("INSERT INTO t SELECT i, 'x' FROM generate_series(1, 500) i");
+	int rows = 0;
+	while (rows < 500) {
+		assert_int_equal(poll(&p, 1, TEST_PATIENCE_MS), 1);
+		int rc = pgws_consumer_next(c, 0, &ch);
+		assert_true(rc == 0 || rc == PGWS_EAGAIN);
+		rows += rc == 0 && ch.msg.type == PGWS_INSERT;
+		if (rc == 0)
+			assert_int_equal(poll(&p, 1, 0), 1);
+	}
+	while (pgws_consumer_next(c, 200, &ch) == 0)
+		;
+	assert_int_equal(poll(&p, 1, 0), 0);
+	/* The loss of a connection is news, and so is the end, for as long as nobody has looked. */
+	run("INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(501, 20000) i");
+	expect_change(c, PGWS_INSERT, &ch);
+	run("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active");
+	int rc;
+	while ((rc = pgws_consumer_next(c, TEST_PATIENCE_MS, &ch)) == 0)
+		;
+	assert_int_equal(rc, PGWS_RESTARTED);
+	assert_int_equal(poll(&p, 1, 0), 1);
+	pgws_consumer_stop(c);
+	while ((rc = pgws_consumer_next(c, 0, &ch)) == PGWS_EAGAIN)
+		assert_int_equal(poll(&p, 1, TEST_PATIENCE_MS), 1);
+	assert_int_equal(rc, PGWS_EEND);
+	assert_int_equal(poll(&p, 1, 0), 1);
+	pgws_consumer_free(&c);
+}
+
 /* ---- Positions --------------------------------------------------------------------------------
  */
 
@@ -679,6 +716,7 @@ int main(void)
 		TEST(test_iterator),
 		TEST(test_callback),
 		TEST(test_descriptor_in_an_event_loop),
+		TEST(test_descriptor_while_changes_are_left),
 		TEST(test_confirm_moves_the_slot),
 		TEST(test_an_idle_database_pins_no_wal),
 		TEST(test_start_lsn),
