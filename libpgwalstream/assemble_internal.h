@@ -16,6 +16,7 @@ struct pgwsi_txn;
 /* What all transactions of one assembler share: the limits and what is used of them. */
 struct pgwsi_store {
 	size_t memory_limit, memory; /* bytes */
+	size_t lists;                /* of it, lists of sub-transactions */
 	uint64_t file_limit, files;  /* bytes */
 	uint64_t spilled, spilled_bytes;
 	char *dir;                      /* NULL: no files */

@@ -148,6 +148,7 @@ void pgwsi_txn_free(struct pgwsi_store *s, struct pgwsi_txn **t)
 		free(x->reader);
 	}
 	s->memory -= x->fixed_bytes;
+	s->lists -= x->fixed_bytes;
 	free(x->subs);
 	free(x->slots);
 	free(x->gid);
@@ -286,11 +287,10 @@ static int grow_subs(struct pgwsi_store *s, struct pgwsi_txn *t)
 	size_t bytes = max * (sizeof(*t->subs) + 2 * sizeof(*t->slots));
 	size_t more = bytes - t->fixed_bytes;
 	size_t allowed = s->memory_limit > SUBS_ALLOWED ? s->memory_limit : SUBS_ALLOWED;
-	if (bytes > allowed || max > UINT32_MAX / 4)
+	if (s->lists > allowed || more > allowed - s->lists || max > UINT32_MAX / 4)
 		return pgwsi_store_fail(s, PGWS_ELIMIT,
-			"the %u sub-transactions of transaction %u need more than memory_limit "
-			"(%zu "
-			"bytes); raise memory_limit",
+			"the sub-transactions of open transactions, %u of them of %u, need more "
+			"than memory_limit (%zu bytes); raise memory_limit",
 			t->n_subs + 1, t->xid, s->memory_limit);
 	uint32_t *slots = calloc((size_t)max * 2, sizeof(*slots));
 	struct pgwsi_sub *subs = slots != NULL ? realloc(t->subs, max * sizeof(*subs)) : NULL;
@@ -305,6 +305,7 @@ static int grow_subs(struct pgwsi_store *s, struct pgwsi_txn *t)
 	t->n_slots = max * 2;
 	t->fixed_bytes = bytes;
 	s->memory += more;
+	s->lists += more;
 	for (uint32_t i = 0; i < t->n_subs; i++)
 		slots[slot_of(t, subs[i].xid)] = i + 1;
 	return 0;

@@ -334,6 +334,21 @@ static void test_too_many_subs(void **state)
 	assert_true(n > 20000);
 	assert_non_null(strstr(pgws_assembler_error(a), "sub-transactions"));
 	pgws_assembler_reset(a);
+	/* Nor in several transactions together. */
+	size_t most = 0;
+	err = 0;
+	for (uint32_t top = 1; err == 0 && top < 10; top++) {
+		feed(1, asm_stream_start(top, true));
+		for (n = 0; err == 0 && n < 16384; n++) {
+			err = asm_feed(a, &out, asm_message(10 + n, true, ""), 1);
+			most = counts().memory_bytes > most ? counts().memory_bytes : most;
+		}
+		if (err == 0)
+			feed(1, asm_start('E', 0));
+	}
+	assert_int_equal(err, PGWS_ELIMIT);
+	assert_true(most > 500000 && most < (1 << 20) + 100000);
+	pgws_assembler_reset(a);
 	assert_int_equal(counts().memory_bytes, 0);
 }
 
