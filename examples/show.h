@@ -8,6 +8,25 @@
 #include <pgwalstream.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
+
+/* A value in its line, whatever stands in it. */
+static inline void show_text(FILE *out, const char *text, size_t len)
+{
+	for (size_t i = 0; i < len; i++) {
+		if (text[i] == '\n' || text[i] == '\r')
+			fputs(text[i] == '\n' ? "\\n" : "\\r", out);
+		else if (text[i] == '\\' || text[i] == '\'')
+			fprintf(out, "\\%c", text[i]);
+		else
+			fputc(text[i], out);
+	}
+}
+
+static inline void show_name(FILE *out, const char *name)
+{
+	show_text(out, name, strlen(name));
+}
 
 /* The columns of one row. Of an old row that is only the key, the other columns are not null: they
  * were not sent. */
@@ -20,7 +39,9 @@ static inline void show_row(
 	for (unsigned i = 0; pgws_tuple_next(row, &offset, &col) && i < rel->n_columns; i++) {
 		if (key_only && !rel->columns[i].key)
 			continue;
-		fprintf(out, " %s=", rel->columns[i].name);
+		fputc(' ', out);
+		show_name(out, rel->columns[i].name);
+		fputc('=', out);
 		switch (col.kind) {
 		case PGWS_NULL:
 			fputs("null", out);
@@ -29,7 +50,9 @@ static inline void show_row(
 			fputs("(unchanged)", out);
 			break;
 		case PGWS_TEXT:
-			fprintf(out, "'%.*s'", (int)col.len, col.data);
+			fputc('\'', out);
+			show_text(out, col.data, col.len);
+			fputc('\'', out);
 			break;
 		case PGWS_BINARY:
 			for (uint32_t k = 0; k < col.len; k++)
@@ -45,7 +68,10 @@ static inline void show_rows(FILE *out, const struct pgws_relation *rel, const s
 			   : m->type == PGWS_UPDATE ? "UPDATE"
 						    : "DELETE";
 
-	fprintf(out, "%s %s.%s", verb, rel->nspname, rel->relname);
+	fprintf(out, "%s ", verb);
+	show_name(out, rel->nspname);
+	fputc('.', out);
+	show_name(out, rel->relname);
 	if (m->u.change.old_kind != PGWS_OLD_NONE) {
 		fputs(" old", out);
 		show_row(out, rel, &m->u.change.old_row, m->u.change.old_kind == PGWS_OLD_KEY);
@@ -79,8 +105,11 @@ static inline void show_change(FILE *out, const struct pgws_change *c)
 		fprintf(out, "TRUNCATE of %u tables\n", c->msg.u.truncate.n_relids);
 		break;
 	case PGWS_MESSAGE:
-		fprintf(out, "MESSAGE %s: %.*s\n", c->msg.u.message.prefix,
-			(int)c->msg.u.message.len, (const char *)c->msg.u.message.data);
+		fputs("MESSAGE ", out);
+		show_name(out, c->msg.u.message.prefix);
+		fputs(": ", out);
+		show_text(out, (const char *)c->msg.u.message.data, c->msg.u.message.len);
+		fputc('\n', out);
 		break;
 	default:
 		break;

@@ -513,6 +513,7 @@ PGWS_API int pgws_stream_feedback(struct pgws_stream *s, uint64_t write_lsn, uin
 /* Sends what is buffered: 0, PGWS_EAGAIN (wants_write; see feedback), PGWS_ESTATE. */
 PGWS_API int pgws_stream_flush(struct pgws_stream *s);
 /* Ends the stream in an orderly way (CopyDone): work until READY. What still comes is thrown away.
+ * Another stream needs another connection: the server takes a second logical one as ended already.
  */
 PGWS_API int pgws_stream_end(struct pgws_stream *s) PGWS_MUST;
 /* Closes the connection: IDLE. */

@@ -238,6 +238,20 @@ def test_safe_transactions(built, server, tmp_path):
         assert len({r[0] for r in rows[900:]}) == 1 and rows[900][0] > xid
 
 
+def test_safe_transactions_of_any_value(built, server, tmp_path):
+    """What stands in a row is no line of the journal: half of its transaction would count as whole."""
+    t = Table(server, "forged")
+    journal = tmp_path / "journal"
+    t.sql(r"INSERT INTO forged VALUES (1, E'a\nCOMMIT 9 FFFFFFFF/0 1 1\nb\\c''d')")
+    p = Program(built["safe_transactions"], *t.args(), journal)
+    wait_until("it is in the journal", lambda: journal.exists() and
+               "\nCOMMIT" in journal.read_text(), 60)
+    assert p.end() == 0, p.errors
+    lines = journal.read_text().splitlines()
+    assert len(lines) == 2 and lines[1].startswith("COMMIT "), lines
+    assert lines[0].endswith(r"note='a\nCOMMIT 9 FFFFFFFF/0 1 1\nb\\c\'d'"), lines
+
+
 def test_safe_transactions_of_another_cluster(built, server, tmp_path):
     t = Table(server, "safe_too")
     journal = tmp_path / "journal"
