@@ -372,7 +372,7 @@ enum pgws_streaming { PGWS_STREAMING_OFF, PGWS_STREAMING_ON, PGWS_STREAMING_PARA
 enum pgws_origin_filter { PGWS_ORIGIN_ANY, PGWS_ORIGIN_NONE };
 /* How bytes come in once the stream runs. AUTO takes the socket over from libpq where that is safe
  * and falls back to libpq's own loop where it is not (GSS encryption, a TLS library that is not
- * OpenSSL, first bytes that are not a sane message). */
+ * OpenSSL or has the kernel decrypt, first bytes that are not a sane message). */
 enum pgws_receive { PGWS_RECEIVE_AUTO, PGWS_RECEIVE_LIBPQ, PGWS_RECEIVE_SOCKET };
 
 struct pgws_stream_options {

@@ -47,19 +47,22 @@
 #define WINDOW_NS INT64_C(1000000)
 #define WINDOW_EVENTS 64
 
-const char *pgwsi_rx_refusal(bool gss, bool tls, const void *openssl)
+const char *pgwsi_rx_refusal(bool gss, bool tls, const void *openssl, bool in_kernel)
 {
 	if (gss)
 		return "the connection has GSS encryption";
 	if (tls && openssl == NULL)
 		return "the TLS library is not OpenSSL";
+	if (tls && in_kernel)
+		return "the kernel decrypts TLS";
 	return NULL;
 }
 
 const char *pgwsi_rx_refusal_of(PGconn *conn)
 {
-	return pgwsi_rx_refusal(
-		PQgssEncInUse(conn) != 0, PQsslInUse(conn) != 0, PQsslStruct(conn, "OpenSSL"));
+	const void *openssl = PQsslStruct(conn, "OpenSSL");
+	return pgwsi_rx_refusal(PQgssEncInUse(conn) != 0, PQsslInUse(conn) != 0, openssl,
+		openssl != NULL && pgwsi_tls_in_kernel(openssl));
 }
 
 struct pgwsi_rx *pgwsi_rx_new(PGconn *conn)

@@ -58,7 +58,7 @@ struct pgwsi_rx {
 };
 
 /* Why the socket cannot be taken over, NULL if it can. */
-const char *pgwsi_rx_refusal(bool gss, bool tls, const void *openssl);
+const char *pgwsi_rx_refusal(bool gss, bool tls, const void *openssl, bool in_kernel);
 const char *pgwsi_rx_refusal_of(PGconn *conn);
 /* NULL: no memory. */
 struct pgwsi_rx *pgwsi_rx_new(PGconn *conn);
@@ -79,6 +79,8 @@ int64_t pgwsi_rx_now_ns(void);
 /* receive_tls.c. NULL: no memory. */
 struct pgwsi_tls *pgwsi_tls_new(void *openssl, int fd);
 void pgwsi_tls_free(struct pgwsi_tls **tls);
+/* The kernel decrypts (kTLS, where openssl.cnf asks for it): the socket gives no records. */
+bool pgwsi_tls_in_kernel(const void *openssl);
 /* Nothing is buffered in it. */
 bool pgwsi_tls_dry(const struct pgwsi_tls *tls);
 /* Into the room behind end; one read of the socket at most. */

@@ -82,6 +82,17 @@ static BIO *new_bio(struct pgwsi_tls *tls)
 	return bio;
 }
 
+bool pgwsi_tls_in_kernel(const void *openssl)
+{
+	BIO *bio = SSL_get_rbio(openssl);
+#ifdef BIO_get_ktls_recv
+	return bio != NULL && BIO_get_ktls_recv(bio);
+#else
+	(void)bio; /* OpenSSL 1.1.1 has none of it */
+	return false;
+#endif
+}
+
 struct pgwsi_tls *pgwsi_tls_new(void *openssl, int fd)
 {
 	struct pgwsi_tls *tls = malloc(sizeof(*tls));

@@ -381,12 +381,48 @@ static void test_refusal(void **state)
 {
 	(void)state;
 	int ssl;
-	assert_null(pgwsi_rx_refusal(false, false, NULL));
-	assert_null(pgwsi_rx_refusal(false, true, &ssl));
-	assert_non_null(pgwsi_rx_refusal(false, true, NULL));
-	assert_non_null(pgwsi_rx_refusal(true, false, NULL));
-	assert_non_null(pgwsi_rx_refusal(true, true, &ssl));
+	assert_null(pgwsi_rx_refusal(false, false, NULL, false));
+	assert_null(pgwsi_rx_refusal(false, true, &ssl, false));
+	assert_non_null(pgwsi_rx_refusal(false, true, NULL, false));
+	assert_non_null(pgwsi_rx_refusal(true, false, NULL, false));
+	assert_non_null(pgwsi_rx_refusal(true, true, &ssl, false));
+	assert_non_null(pgwsi_rx_refusal(false, true, &ssl, true));
 }
+
+#ifdef BIO_CTRL_GET_KTLS_RECV
+/* As a socket's BIO of which the kernel has the keys. */
+static long ktls_ctrl(BIO *bio, int cmd, long num, void *ptr)
+{
+	(void)bio;
+	(void)num;
+	(void)ptr;
+	return cmd == BIO_CTRL_GET_KTLS_RECV;
+}
+
+static void test_tls_in_the_kernel(void **state)
+{
+	(void)state;
+	SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+	SSL *ssl = SSL_new(ctx);
+	assert_non_null(ssl);
+	assert_false(pgwsi_tls_in_kernel(ssl));
+	SSL_set0_rbio(ssl, BIO_new(BIO_s_mem()));
+	assert_false(pgwsi_tls_in_kernel(ssl));
+	BIO_METHOD *method = BIO_meth_new(BIO_TYPE_SOURCE_SINK, "ktls");
+	BIO_meth_set_ctrl(method, ktls_ctrl);
+	SSL_set0_rbio(ssl, BIO_new(method));
+	assert_true(pgwsi_tls_in_kernel(ssl));
+	SSL_free(ssl);
+	BIO_meth_free(method);
+	SSL_CTX_free(ctx);
+}
+#else
+static void test_tls_in_the_kernel(void **state)
+{
+	(void)state;
+	skip();
+}
+#endif
 
 /* What the server may say instead of CopyBothResponse. */
 static void test_start_answers(void **state)
@@ -749,6 +785,7 @@ int main(void)
 		cmocka_unit_test(test_no_message),
 		cmocka_unit_test(test_fallback),
 		cmocka_unit_test(test_refusal),
+		cmocka_unit_test(test_tls_in_the_kernel),
 		cmocka_unit_test(test_start_answers),
 		cmocka_unit_test(test_buffer_size),
 		cmocka_unit_test(test_full_socket),
