@@ -29,6 +29,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -818,6 +819,12 @@ int pgws_assembler_next(struct pgws_assembler *a, struct pgws_change *ret_change
 /* Why pgws_assembler_new failed: there is nothing else to keep it in. */
 static _Thread_local char new_error[PGWSI_ERROR_BYTES];
 
+static int refuse(const char *why)
+{
+	snprintf(new_error, sizeof(new_error), "%s", why);
+	return PGWS_EINVAL;
+}
+
 static int open_dir(struct pgwsi_store *s, const char *dir)
 {
 	s->dir = strdup(dir);
@@ -832,12 +839,16 @@ static int open_dir(struct pgwsi_store *s, const char *dir)
 int pgws_assembler_new(const struct pgws_assembler_options *options, struct pgws_assembler **ret_a)
 {
 	struct pgws_assembler_options o = PGWS_ASSEMBLER_OPTIONS_INIT;
-	if (options->size < sizeof(options->size) || options->size > sizeof(o))
-		return PGWS_EINVAL;
-	memcpy(&o, options, options->size);
-	if (o.file_limit == 0 ? o.memory_limit == 0 || o.keep_prepared : o.dir == NULL)
-		return PGWS_EINVAL;
 	new_error[0] = 0;
+	if (options->size < sizeof(options->size) || options->size > sizeof(o))
+		return refuse("options.size is not this library's");
+	memcpy(&o, options, options->size);
+	if (o.file_limit == 0 && o.memory_limit == 0)
+		return refuse("memory_limit and file_limit are both 0");
+	if (o.file_limit == 0 && o.keep_prepared)
+		return refuse("keep_prepared needs a file_limit");
+	if (o.file_limit != 0 && o.dir == NULL)
+		return refuse("file_limit needs a dir");
 	struct pgws_assembler *a = calloc(1, sizeof(*a));
 	if (a == NULL)
 		return PGWS_ENOMEM;

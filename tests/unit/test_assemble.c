@@ -629,9 +629,11 @@ static void test_options(void **state)
 	assert_int_equal(pgws_assembler_new(&o, &a), PGWS_EINVAL);
 	o.dir = "/nowhere/at/all";
 	assert_int_equal(pgws_assembler_new(&o, &a), PGWS_EIO);
+	assert_non_null(strstr(pgws_assembler_error(NULL), "/nowhere/at/all"));
 	o.file_limit = 0;
 	o.keep_prepared = true;
 	assert_int_equal(pgws_assembler_new(&o, &a), PGWS_EINVAL);
+	assert_non_null(strstr(pgws_assembler_error(NULL), "keep_prepared"));
 	assert_null(a);
 }
 
