@@ -165,12 +165,13 @@ static size_t frame_bytes(const struct pgwsi_rx *rx)
 
 static int resize(struct pgwsi_rx *rx, size_t size)
 {
+	size_t pos = (size_t)(rx->pos - rx->buf), end = (size_t)(rx->end - rx->buf);
 	uint8_t *buf = realloc(rx->buf, size);
 	if (buf == NULL)
 		return PGWS_ENOMEM;
-	rx->pos = buf + (rx->pos - rx->buf);
-	rx->end = buf + (rx->end - rx->buf);
 	rx->buf = buf;
+	rx->pos = buf + pos;
+	rx->end = buf + end;
 	rx->size = size;
 	return 0;
 }
