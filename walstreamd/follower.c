@@ -77,6 +77,7 @@ struct follower {
 	uint32_t known_timeline;
 	uint32_t slot_timeline; /* where start_lsn was read */
 	uint64_t left_lsn;      /* of known_timeline */
+	uint32_t no_history_of; /* timeline whose history the server does not have; 0: none */
 	bool failover, alter_failover;
 	enum pgws_streaming streaming;
 	uint32_t feedback_ms;
@@ -184,6 +185,10 @@ static void fail_stream(struct follower *f, int err)
 	f->slot_busy = strcmp(state, "55006") == 0;
 	f->decoding_failed = f->state == FOLLOWER_STREAMING && f->streaming != PGWS_STREAMING_OFF &&
 			     strncmp(state, "XX", 2) == 0;
+	/* Lost, as by pg_resetwal: then nobody knows where the timelines part. Next time without.
+	 */
+	if (f->state == FOLLOWER_HISTORY && strcmp(state, "58P01") == 0)
+		f->no_history_of = f->timeline;
 	for (size_t i = 0; i < ARRAY_LEN(remedies); i++) {
 		if (strcmp(remedies[i].sqlstate, state) == 0)
 			remedy = remedies[i].text;
@@ -473,7 +478,8 @@ static void identified(struct follower *f)
 	f->timeline = pgws_stream_system(f->stream)->timeline;
 	if (f->slot_timeline != 0 && f->slot_timeline != f->timeline)
 		fail_other_timeline(f);
-	else if (f->known_timeline != 0 && f->known_timeline < f->timeline)
+	else if (f->known_timeline != 0 && f->known_timeline < f->timeline &&
+		 f->no_history_of != f->timeline)
 		command(f, FOLLOWER_HISTORY, pgws_stream_timeline_history(f->stream, f->timeline),
 			PHASE_TIMEOUT_MS);
 	else

@@ -1050,6 +1050,25 @@ static void test_other_timeline(void **state)
 	stop();
 }
 
+/* The history of the server's timeline is lost: nobody can say any more where it left the one
+ * before, but what is there can be followed. After test_other_timeline. */
+static void test_no_history(void **state)
+{
+	(void)state;
+	start_streaming();
+	stop();
+	run("UPDATE howdah.node SET confirmed_timeline = 1");
+	char file[4096];
+	snprintf(file, sizeof(file), "%s/pg_wal/00000002.history", getenv("HOWDAH_TEST_PGDATA"));
+	assert_int_equal(unlink(file), 0);
+	new_reader();
+	forget();
+	start_streaming();
+	run("INSERT INTO t VALUES (3, 'c')");
+	WAIT(one_commit);
+	stop();
+}
+
 /* Other workers' logs are not brokerd's business; the frame of a transaction is everybody's. */
 static void test_audience(void **state)
 {
@@ -1460,6 +1479,7 @@ int main(void)
 		TEST(test_streamed_large),
 		TEST(test_streaming_limit),
 		TEST(test_other_timeline),
+		TEST(test_no_history),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 	PQfinish(sql_conn);
