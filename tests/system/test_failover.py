@@ -268,6 +268,7 @@ def lose_slot(make_suite, make_pair, walstreamd):
     pair.caught_up()
     missed = pair.one(pair.primary, "SELECT pg_current_wal_lsn()")
     pair.switch()
+    # This one is in the gap too, unless the new slot was faster.
     pair.do(pair.standby, "INSERT INTO f VALUES (3)")
     return pair, suite, sub, end, missed
 
@@ -291,15 +292,19 @@ def test_failover_without_slot_reports_the_gap(make_suite, make_pair):
     pair, suite, sub, end, missed = lose_slot(make_suite, make_pair, 'lost_slot = "recreate";')
     wait_until("the gap is reported", lambda: gaps(sub), 60)
     suite.wait_up()
+    third = pair.one(pair.standby, "SELECT pg_current_wal_lsn()")
     pair.do(pair.standby, "INSERT INTO f VALUES (4)")
     wait_until("row 4", lambda: 4 in ids(sub))
-    assert ids(sub) == [1, 4]
     gap, = gaps(sub)
+    came = [3] if 3 in ids(sub) else []
+    assert ids(sub) == [1, *came, 4]
+    # What came ends behind the gap.
+    assert not came or lsn(gap["to_lsn"]) < lsn(third)
     assert gap["node"] == "test" and "failover" in gap["reason"]
     # Its bounds hold all that is missing, and begin where the last acknowledgement is known.
     assert lsn(end) <= lsn(gap["from_lsn"]) < lsn(missed) < lsn(gap["to_lsn"])
     topics = [m["topic"] for m in sub.snapshot()]
-    assert topics == ["f/1", "$SYS/howdah/gap", "f/4"]
+    assert topics == ["f/1", "$SYS/howdah/gap", *[f"f/{i}" for i in came], "f/4"]
     conn = pair.standby.connect()
     cur = conn.cursor()
     cur.execute("SELECT from_lsn::text, to_lsn::text, timeline FROM howdah.gap")
