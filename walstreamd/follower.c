@@ -62,6 +62,7 @@ struct follower {
 	struct follower_ops ops;
 	void *arg;
 	char *conninfo, *slot, *publications;
+	char *host, *hostaddr, *port; /* of conninfo's servers, which one; NULL: any */
 	uint32_t silence_ms;
 	enum follower_state state;
 	bool create;          /* what the connection is for */
@@ -587,7 +588,8 @@ static void on_resolved(int err, const char *conninfo, const char *why, void *ar
 static void begin(struct follower *f)
 {
 	ASSERT(f->state == FOLLOWER_IDLE);
-	const char *const extra[] = {"application_name", f->slot, NULL};
+	const char *const extra[] = {"application_name", f->slot, f->host != NULL ? "host" : NULL,
+		f->host, "hostaddr", f->hostaddr, "port", f->port, NULL};
 	ev_defer_cancel(f->loop, &f->stopped);
 	f->no_more_answers = false;
 	f->full = false;
@@ -597,6 +599,20 @@ static void begin(struct follower *f)
 	set_state(f, FOLLOWER_RESOLVING);
 	ev_timer_start(&f->phase_timer, PHASE_TIMEOUT_MS);
 	f->resolve = pgresolve_start(f->loop, f->conninfo, extra, on_resolved, f);
+}
+
+static void set_text(char **at, const char *text)
+{
+	free(*at);
+	*at = text != NULL ? xstrdup(text) : NULL;
+}
+
+void follower_set_peer(struct follower *f, const struct pgconn_peer *peer)
+{
+	OBJ_CHECK(f, FOLLOWER_MAGIC);
+	set_text(&f->host, peer->host);
+	set_text(&f->hostaddr, peer->hostaddr);
+	set_text(&f->port, peer->port);
 }
 
 void follower_set_timeline(struct follower *f, uint32_t known_timeline, uint32_t slot_timeline)
@@ -708,6 +724,9 @@ void follower_free(struct follower **fp)
 	free(f->conninfo);
 	free(f->slot);
 	free(f->publications);
+	free(f->host);
+	free(f->hostaddr);
+	free(f->port);
 	f->magic = 0;
 	mem_free(&mem_follower, f);
 }

@@ -73,6 +73,8 @@ void follower_set_timeline(struct follower *f, uint32_t known_timeline, uint32_t
 /* IDLE only, for the next start: whether standbys should keep the slot too (17+, ignored before),
  * and whether it has to be told so. */
 void follower_set_failover(struct follower *f, bool wanted, bool alter);
+/* IDLE only, for the next start: the one server of the conninfo to connect to. Copied. */
+void follower_set_peer(struct follower *f, const struct pgconn_peer *peer);
 /* IDLE only. */
 void follower_create_slot(struct follower *f);
 /* IDLE only: stream from the slot's confirmed position. sender_timeout_ms: the server's

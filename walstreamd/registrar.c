@@ -889,6 +889,11 @@ int registrar_server_version(const struct registrar *r)
 	return pgconn_server_version(r->conn);
 }
 
+struct pgconn_peer registrar_peer(const struct registrar *r)
+{
+	return pgconn_peer(r->conn);
+}
+
 uint32_t registrar_sender_timeout_ms(const struct registrar *r)
 {
 	return r->sender_timeout_ms;

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "common/ipc/daemon.h"
+#include "common/pg/pgconn.h"
 
 struct registrar;
 
@@ -88,6 +89,9 @@ uint32_t registrar_timeline(const struct registrar *r);
 const struct registrar_slot *registrar_slot(const struct registrar *r);
 /* As libpq says it, 160004; 0: not connected. */
 int registrar_server_version(const struct registrar *r);
+/* The server that the SQL connection has reached: the stream has to come from the same one, and
+ * what else the conninfo names may be silent. */
+struct pgconn_peer registrar_peer(const struct registrar *r);
 /* The server's wal_sender_timeout in milliseconds; 0: off or unknown. */
 uint32_t registrar_sender_timeout_ms(const struct registrar *r);
 

@@ -153,6 +153,8 @@ static uint32_t known_timeline(const struct walstreamd *w)
 static void prepare_follower(struct walstreamd *w)
 {
 	bool failover = conf_bool(w->d->conf, "walstreamd.failover_slot");
+	const struct pgconn_peer peer = registrar_peer(w->registrar);
+	follower_set_peer(w->follower, &peer);
 	follower_set_timeline(w->follower, known_timeline(w), registrar_timeline(w->registrar));
 	follower_set_failover(
 		w->follower, failover, registrar_slot(w->registrar)->failover != failover);

@@ -794,6 +794,16 @@ int pgconn_server_version(const struct pgconn *c)
 	return c->state == PGCONN_UP ? PQserverVersion(c->pg) : 0;
 }
 
+struct pgconn_peer pgconn_peer(const struct pgconn *c)
+{
+	if (c->state != PGCONN_UP)
+		return (struct pgconn_peer){.host = NULL};
+	const char *hostaddr = PQhostaddr(c->pg);
+	return (struct pgconn_peer){.host = PQhost(c->pg),
+		.hostaddr = hostaddr != NULL ? hostaddr : "",
+		.port = PQport(c->pg)};
+}
+
 int pgconn_backend_pid(const struct pgconn *c)
 {
 	return c->state == PGCONN_UP ? PQbackendPID(c->pg) : 0;

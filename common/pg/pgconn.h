@@ -78,6 +78,13 @@ enum pgconn_state pgconn_get_state(const struct pgconn *c);
 /* In UP: the server's version (150004), its backend pid; 0 else. */
 int pgconn_server_version(const struct pgconn *c);
 int pgconn_backend_pid(const struct pgconn *c);
+/* Which server of the conninfo this is, for a second connection that must reach the same one.
+ * Borrowed while the connection lasts; host is NULL while there is none, hostaddr "" for a socket.
+ */
+struct pgconn_peer {
+	const char *host, *hostaddr, *port;
+};
+struct pgconn_peer pgconn_peer(const struct pgconn *c);
 /* Last error in one line, "" if none. */
 const char *pgconn_error(const struct pgconn *c);
 
