@@ -38,12 +38,13 @@
 
 /* The rest: only while more events than this come per second. */
 #define REST_RATE 20000
-#define REST_MAX_US 300
+#define REST_MAX_US 500
 #define REST_MIN_US 50
-/* What may come in during it: far from any socket's buffer. A Unix socket's is charged per message
- * (a kilobyte and more for a small one, of some 200), so the messages count too. */
+/* What may come in during it: less than the socket's buffer. A Unix socket's is charged per message
+ * (a kilobyte and more for a small one, of some 200), so there the messages count too. */
 #define REST_BYTES 65536
-#define REST_EVENTS 64
+#define REST_EVENTS_UNIX 64
+#define REST_EVENTS_TCP 4096
 #define WINDOW_NS INT64_C(1000000)
 #define WINDOW_EVENTS 64
 
@@ -65,12 +66,20 @@ const char *pgwsi_rx_refusal_of(PGconn *conn)
 		openssl != NULL && pgwsi_tls_in_kernel(openssl));
 }
 
+static bool is_unix(int fd)
+{
+	struct sockaddr_storage sa = {.ss_family = AF_UNSPEC};
+	socklen_t len = sizeof(sa);
+	return getsockname(fd, (struct sockaddr *)&sa, &len) == 0 && sa.ss_family == AF_UNIX;
+}
+
 struct pgwsi_rx *pgwsi_rx_new(PGconn *conn)
 {
 	struct pgwsi_rx *rx = calloc(1, sizeof(*rx));
 	if (rx == NULL)
 		return NULL;
 	rx->fd = PQsocket(conn);
+	rx->rest_events = is_unix(rx->fd) ? REST_EVENTS_UNIX : REST_EVENTS_TCP;
 	rx->size = PGWSI_BUFFER_BYTES;
 	rx->out_size = OUT_BYTES;
 	rx->buf = rx->pos = rx->end = malloc(rx->size);
@@ -253,13 +262,13 @@ int64_t pgwsi_rx_now_ns(void)
 }
 
 /* As long as the messages of a rest fit the socket's buffer many times over. */
-static unsigned rest_for(double events_per_s, double bytes_per_s)
+static unsigned rest_for(const struct pgwsi_rx *rx, double events_per_s, double bytes_per_s)
 {
 	if (events_per_s <= REST_RATE)
 		return 0;
 	double us = REST_MAX_US;
-	if (us * events_per_s > REST_EVENTS * 1e6)
-		us = REST_EVENTS * 1e6 / events_per_s;
+	if (us * events_per_s > rx->rest_events * 1e6)
+		us = rx->rest_events * 1e6 / events_per_s;
 	if (us * bytes_per_s > REST_BYTES * 1e6)
 		us = REST_BYTES * 1e6 / bytes_per_s;
 	return us >= REST_MIN_US ? (unsigned)us : 0;
@@ -284,7 +293,7 @@ void pgwsi_rx_round(struct pgwsi_rx *rx, int64_t now_ns)
 	if (alone || ns >= WINDOW_NS || rx->window_events >= WINDOW_EVENTS) {
 		double per_s = 1e9 / (double)(ns > 0 ? ns : 1);
 		rx->rest_us = rest_for(
-			(double)rx->window_events * per_s, (double)rx->window_bytes * per_s);
+			rx, (double)rx->window_events * per_s, (double)rx->window_bytes * per_s);
 		rx->window_events = rx->window_bytes = 0;
 		rx->window_ns = now_ns;
 	}

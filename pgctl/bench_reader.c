@@ -97,10 +97,15 @@ static pid_t start_recvlogical(struct bench *b, const char *conninfo)
 {
 	char *program = xasprintf("%s/pg_recvlogical", b->bindir);
 	char *log = xasprintf("%s/pg_recvlogical.log", b->dir);
+	char *out = xasprintf("%s/pg_recvlogical.out", b->dir);
 	const char *const argv[] = {program, "-d", conninfo, "-S", SLOT, "--start", "--no-loop",
-		"-o", "proto_version=1", "-o", "publication_names=" BENCH_PUBLICATION, "-f",
-		"/dev/null", NULL};
+		"-o", "proto_version=1", "-o", "publication_names=" BENCH_PUBLICATION, "-f", out,
+		NULL};
+	/* A new file each time: what was received has to be where a consumer finds it, as with the
+	 * ring. */
+	(void)unlink(out);
 	pid_t pid = bench_spawn(argv, log, SIGKILL, NULL);
+	free(out);
 	free(program);
 	free(log);
 	return pid;
