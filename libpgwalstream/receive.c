@@ -36,14 +36,20 @@
 #define KEEP_BYTES ((size_t)4 * 1024 * 1024)
 #define KEEP_READS 1000
 
-/* The rest: only while more events than this come per second. */
+/* The rest: only while more events than this come per second, and the longer the more come: to
+ * sleep and to wake up costs as much as a hundred messages, and a wait is long or short beside the
+ * time that a burst takes. */
 #define REST_RATE 20000
-#define REST_MAX_US 500
+#define REST_SHORT_US 200
+#define REST_PER_RATE_US (300.0 / 100000) /* 300 us at 100,000 events per second */
+#define REST_MAX_US 1000
 #define REST_MIN_US 50
-/* What may come in during it: less than the socket's buffer. A Unix socket's is charged per message
- * (a kilobyte and more for a small one, of some 200), so there the messages count too. */
-#define REST_BYTES 65536
+/* What may come in during it. A Unix socket's buffer is small and charged per message (a kilobyte
+ * and more for a small one, of some 200); what a TCP socket's window does not take waits at the
+ * sender, in larger pieces. */
+#define REST_BYTES_UNIX 65536
 #define REST_EVENTS_UNIX 64
+#define REST_BYTES_TCP 262144
 #define REST_EVENTS_TCP 4096
 #define WINDOW_NS INT64_C(1000000)
 #define WINDOW_EVENTS 64
@@ -80,6 +86,7 @@ struct pgwsi_rx *pgwsi_rx_new(PGconn *conn)
 		return NULL;
 	rx->fd = PQsocket(conn);
 	rx->rest_events = is_unix(rx->fd) ? REST_EVENTS_UNIX : REST_EVENTS_TCP;
+	rx->rest_bytes = is_unix(rx->fd) ? REST_BYTES_UNIX : REST_BYTES_TCP;
 	rx->size = PGWSI_BUFFER_BYTES;
 	rx->out_size = OUT_BYTES;
 	rx->buf = rx->pos = rx->end = malloc(rx->size);
@@ -266,11 +273,15 @@ static unsigned rest_for(const struct pgwsi_rx *rx, double events_per_s, double 
 {
 	if (events_per_s <= REST_RATE)
 		return 0;
-	double us = REST_MAX_US;
+	double us = REST_PER_RATE_US * events_per_s;
+	if (us < REST_SHORT_US)
+		us = REST_SHORT_US;
+	if (us > REST_MAX_US)
+		us = REST_MAX_US;
 	if (us * events_per_s > rx->rest_events * 1e6)
 		us = rx->rest_events * 1e6 / events_per_s;
-	if (us * bytes_per_s > REST_BYTES * 1e6)
-		us = REST_BYTES * 1e6 / bytes_per_s;
+	if (us * bytes_per_s > rx->rest_bytes * 1e6)
+		us = rx->rest_bytes * 1e6 / bytes_per_s;
 	return us >= REST_MIN_US ? (unsigned)us : 0;
 }
 

@@ -49,9 +49,9 @@ struct pgwsi_rx {
 	/* The rest: see pgwsi_rx_round. */
 	unsigned reads_small; /* reads in a row that would have done with the small buffer */
 	unsigned rest_us;
-	unsigned rest_events; /* at most so many come in during a rest */
-	uint64_t events; /* given out in this round */
-	uint64_t bytes;  /* read in this round */
+	unsigned rest_events, rest_bytes; /* at most so many come in during a rest */
+	uint64_t events;                  /* given out in this round */
+	uint64_t bytes;                   /* read in this round */
 	uint64_t window_events, window_bytes;
 	int64_t window_ns; /* when the window began */
 	int64_t round_ns;  /* when the last round ended */

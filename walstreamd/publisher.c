@@ -787,7 +787,8 @@ static void on_look_again(void *arg)
 static int new_assembler(struct publisher *p, const struct publisher_options *options)
 {
 	struct pgws_assembler_options o = PGWS_ASSEMBLER_OPTIONS_INIT;
-	o.memory_limit = options->transaction_memory;
+	/* The rest is for what the allocator and a read buffer need beside it. */
+	o.memory_limit = options->transaction_memory - options->transaction_memory / 16;
 	o.file_limit = options->spool_limit;
 	o.dir = options->spool_dir;
 	int err = pgws_assembler_new(&o, &p->assembler);
