@@ -36,9 +36,9 @@
 #define KEEP_BYTES ((size_t)4 * 1024 * 1024)
 #define KEEP_READS 1000
 
-/* The rest: only while more events than this come per second, and the longer the more come: to
- * sleep and to wake up costs as much as a hundred messages, and a wait is long or short beside the
- * time that a burst takes. */
+/* The rest: only while more events than REST_RATE come per second, and the longer the more come: to
+ * sleep and to wake up costs as much as a hundred messages, while what a rest adds to the latency
+ * is noticed least where the reader has much to catch up with. */
 #define REST_RATE 20000
 #define REST_SHORT_US 200
 #define REST_PER_RATE_US (300.0 / 100000) /* 300 us at 100,000 events per second */
@@ -85,8 +85,9 @@ struct pgwsi_rx *pgwsi_rx_new(PGconn *conn)
 	if (rx == NULL)
 		return NULL;
 	rx->fd = PQsocket(conn);
-	rx->rest_events = is_unix(rx->fd) ? REST_EVENTS_UNIX : REST_EVENTS_TCP;
-	rx->rest_bytes = is_unix(rx->fd) ? REST_BYTES_UNIX : REST_BYTES_TCP;
+	bool local = is_unix(rx->fd);
+	rx->rest_events = local ? REST_EVENTS_UNIX : REST_EVENTS_TCP;
+	rx->rest_bytes = local ? REST_BYTES_UNIX : REST_BYTES_TCP;
 	rx->size = PGWSI_BUFFER_BYTES;
 	rx->out_size = OUT_BYTES;
 	rx->buf = rx->pos = rx->end = malloc(rx->size);

@@ -588,6 +588,7 @@ static void on_resolved(int err, const char *conninfo, const char *why, void *ar
 static void begin(struct follower *f)
 {
 	ASSERT(f->state == FOLLOWER_IDLE);
+	/* Without a peer the list ends behind application_name. */
 	const char *const extra[] = {"application_name", f->slot, f->host != NULL ? "host" : NULL,
 		f->host, "hostaddr", f->hostaddr, "port", f->port, NULL};
 	ev_defer_cancel(f->loop, &f->stopped);
