@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * Watches: who wants to hear of which keys, from which revision on. A watcher is a cursor in the
+ * store's event log with a filter. Live ones ("synced") hang in an index over keys and ranges and
+ * are fed by watch_feed when `visible` moves; those that start in the past or whose stream takes no
+ * more ("behind") walk the event log in budgeted steps and join the live ones where the log ends,
+ * without a gap or a repeat, because both read the same log.
+ *
+ *   CREATED --start <= visible--> BEHIND --end of the log--> SYNCED --stream full--> BEHIND
+ *        '--start in the future-----------------------------^            cancel, compacted -> gone
+ *
+ * Each event is encoded once (with prev_kv: twice) whoever watches: a shared buffer per revision
+ * and key; a response is its own small head and references to those.
+ *
+ * Rules (facts from etcd's watch.go and mvcc/watchable_store.go): `created` precedes every event of
+ * an id; a response never splits a revision unless the watcher asked for fragments; header.revision
+ * may exceed the last event; filters that leave nothing send nothing; a progress answer promises
+ * that all events up to its revision were sent; compacted: `canceled` with compact_revision.
+ *
+ * Context: event thread.
+ */
+#ifndef WATCHD_WATCH_H
+#define WATCHD_WATCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/ev.h"
+#include "watchd/kv.h"
+#include "watchd/proto/rpc.pb-c.h"
+#include "watchd/store.h"
+
+struct watch_set;    /* all watches of the daemon */
+struct watch_stream; /* one gRPC stream of them */
+struct h2_shared;    /* reference-counted bytes of an outgoing message, h2.h */
+
+struct watch_options {
+	uint64_t progress_interval_ms;  /* 0: 10 min, etcd's */
+	size_t max_watchers_per_stream; /* 0: 100000 */
+	size_t stream_high_bytes;       /* queued on a stream: no more events; 0: 1 MB */
+	size_t fragment_bytes;          /* 0: 1.5 MB, as etcd's request limit */
+	size_t step_events;             /* of a catching-up step; 0: 2000 */
+};
+
+/* How a stream's messages leave: one gRPC message made of slices. svc_watch.c binds it to h2. */
+struct watch_slice {
+	struct h2_shared *shared; /* a reference is given with it; NULL: bytes are copied */
+	const void *data;
+	size_t len;
+};
+struct watch_ops {
+	/* Sends one WatchResponse. */
+	void (*send)(void *stream_arg, const struct watch_slice *slices, size_t n);
+	/* Bytes that wait on the stream. */
+	size_t (*queued)(void *stream_arg);
+};
+
+struct watch_set *watch_set_new(struct ev_loop *loop, struct store *s,
+	const struct watch_options *options, const struct watch_ops *ops);
+void watch_set_free(struct watch_set **ws); /* streams must be gone */
+/* The header's ids, again whenever they change. */
+void watch_set_header(struct watch_set *ws, const struct kv_header *h);
+
+struct watch_stream *watch_stream_new(struct watch_set *ws, void *stream_arg);
+void watch_stream_free(struct watch_stream **st);
+/* One WatchRequest of the client: create, cancel, progress. */
+void watch_stream_request(struct watch_stream *st, const Etcdserverpb__WatchRequest *r);
+/* The stream can take more again. */
+void watch_stream_drained(struct watch_stream *st);
+
+/* visible has moved: gives new events to synced watchers, cancels what was compacted away. */
+void watch_feed(struct watch_set *ws);
+/* The store was loaded anew: all go on at their next revision from the new event log (behind), or
+ * are cancelled as compacted. cancel_all: the database went back, each is cancelled with a reason.
+ */
+void watch_reloaded(struct watch_set *ws, bool cancel_all);
+/* Waiting for a progress answer on all streams, periodic progress: the set's own timer. */
+
+struct watch_counts {
+	uint64_t streams, watchers, synced, behind, events_sent, responses_sent, events_encoded,
+		slow_turns, compacted_cancels;
+};
+void watch_get_counts(const struct watch_set *ws, struct watch_counts *ret_counts);
+
+#endif
