@@ -7,25 +7,7 @@
 #ifndef WATCHD_ETCD_ERROR_H
 #define WATCHD_ETCD_ERROR_H
 
-enum grpc_code {
-	GRPC_OK = 0,
-	GRPC_CANCELLED = 1,
-	GRPC_UNKNOWN = 2,
-	GRPC_INVALID_ARGUMENT = 3,
-	GRPC_DEADLINE_EXCEEDED = 4,
-	GRPC_NOT_FOUND = 5,
-	GRPC_ALREADY_EXISTS = 6,
-	GRPC_PERMISSION_DENIED = 7,
-	GRPC_RESOURCE_EXHAUSTED = 8,
-	GRPC_FAILED_PRECONDITION = 9,
-	GRPC_ABORTED = 10,
-	GRPC_OUT_OF_RANGE = 11,
-	GRPC_UNIMPLEMENTED = 12,
-	GRPC_INTERNAL = 13,
-	GRPC_UNAVAILABLE = 14,
-	GRPC_DATA_LOSS = 15,
-	GRPC_UNAUTHENTICATED = 16
-};
+#include "watchd/grpc_status.h"
 
 /* X(name, code, text) */
 #define ETCD_ERRORS(X)                                                                             \
@@ -60,7 +42,7 @@ enum etcd_error {
 };
 
 struct etcd_error_row {
-	enum grpc_code code;
+	enum grpc_status code;
 	const char *text;
 };
 

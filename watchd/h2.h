@@ -33,31 +33,12 @@
 
 #include "common/base/ev.h"
 #include "common/base/stats.h"
+#include "watchd/grpc_status.h"
 #include "watchd/http1_proto.h"
 
 struct h2_server;
 struct h2_stream;
 struct h2_http;
-
-/* gRPC's status codes, as far as the transport itself or etcd's errors use them. */
-enum grpc_status {
-	GRPC_OK = 0,
-	GRPC_CANCELLED = 1,
-	GRPC_UNKNOWN = 2,
-	GRPC_INVALID_ARGUMENT = 3,
-	GRPC_DEADLINE_EXCEEDED = 4,
-	GRPC_NOT_FOUND = 5,
-	GRPC_PERMISSION_DENIED = 7,
-	GRPC_RESOURCE_EXHAUSTED = 8,
-	GRPC_FAILED_PRECONDITION = 9,
-	GRPC_ABORTED = 10,
-	GRPC_OUT_OF_RANGE = 11,
-	GRPC_UNIMPLEMENTED = 12,
-	GRPC_INTERNAL = 13,
-	GRPC_UNAVAILABLE = 14,
-	GRPC_DATA_LOSS = 15,
-	GRPC_UNAUTHENTICATED = 16,
-};
 
 /* --- the server --- */
 
