@@ -187,6 +187,54 @@ void broker_flush_soon(struct broker *b, struct session *s)
 	}
 }
 
+/* --- accepting --- */
+
+static bool may_accept(void *arg)
+{
+	struct broker *b;
+	OBJ_CAST(b, arg, BROKER_MAGIC);
+	return b->n_connections < b->conf.max_connections;
+}
+
+static void on_accepted(int fd, void *arg)
+{
+	struct broker *b;
+	OBJ_CAST(b, arg, BROKER_MAGIC);
+	broker_count(b, STAT_ACCEPTED, 1);
+	(void)session_new(b, fd); /* the broker owns it */
+}
+
+static void on_maximum(const char *url, void *arg)
+{
+	struct broker *b;
+	OBJ_CAST(b, arg, BROKER_MAGIC);
+	log_limited(LOG_LEVEL_WARNING, "mqtt.accept",
+		"listener %s: connection closed: %zu are open; raise brokerd.max_connections", url,
+		b->n_connections);
+	broker_count(b, STAT_OVER_MAXIMUM, 1);
+}
+
+static void on_short(const char *url, int err, bool first, bool closed, void *arg)
+{
+	struct broker *b;
+	OBJ_CAST(b, arg, BROKER_MAGIC);
+	if (first)
+		log_limited(LOG_LEVEL_WARNING, "mqtt.accept",
+			"listener %s: cannot accept: %s; raise the limit on open files "
+			"(LimitNOFILE=), resting for %d ms",
+			url, err_str(err), LISTENER_REST_MS);
+	if (closed)
+		broker_count(b, STAT_NO_DESCRIPTOR, 1);
+}
+
+const struct listener_ops broker_listener_ops = {
+	.name = "mqtt listener",
+	.may_accept = may_accept,
+	.on_accepted = on_accepted,
+	.on_maximum = on_maximum,
+	.on_short = on_short,
+};
+
 /* --- life --- */
 
 struct broker *broker_new(

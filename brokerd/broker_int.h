@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
- * The broker's core as its own files know it: broker.c, session*.c, listener.c, brokerd*.c.
+ * The broker's core as its own files know it: broker.c, session*.c, brokerd*.c.
  * Context: event thread.
  */
 #ifndef BROKERD_BROKER_INT_H
@@ -17,6 +17,7 @@
 #include "common/base/buf.h"
 #include "common/base/ev.h"
 #include "common/base/list.h"
+#include "common/base/listener.h"
 #include "common/pg/batch.h"
 
 #define BROKER_READ_BYTES 65536     /* one read, shared by all connections */
@@ -82,6 +83,8 @@ static inline void broker_count(struct broker *b, size_t stat, uint64_t n)
 {
 	stats_add(b->stats, stat, n);
 }
+/* What a listener does with connections; arg: the broker. */
+extern const struct listener_ops broker_listener_ops;
 /* Gauges onto the statistics page. */
 void broker_update_stats(struct broker *b);
 

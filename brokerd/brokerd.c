@@ -125,7 +125,8 @@ static int brokerd_init(struct daemon *d)
 	self->purge = msglog_purge_new(d->loop, conninfo, d->stats, STAT_LOG_REMOVED);
 	free(conninfo);
 	for (size_t i = 0; i < d->n_listeners; i++) {
-		self->listeners[i] = listener_new(self->b, d->listeners[i].fd, d->listeners[i].url);
+		self->listeners[i] = listener_new(d->loop, d->listeners[i].fd, d->listeners[i].url,
+			&broker_listener_ops, self->b);
 		d->listeners[i].fd = -1;
 		log_info("mqtt.listen", "listening on %s", d->listeners[i].url);
 	}

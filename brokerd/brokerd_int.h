@@ -8,7 +8,6 @@
 
 #include "brokerd/broker_int.h"
 #include "brokerd/changes.h"
-#include "brokerd/listener.h"
 #include "brokerd/msglog.h"
 #include "common/ipc/daemon.h"
 

@@ -17,8 +17,6 @@ brokerd_libbrokerd_a_SOURCES = \
 	brokerd/change.h \
 	brokerd/changes.c \
 	brokerd/changes.h \
-	brokerd/listener.c \
-	brokerd/listener.h \
 	brokerd/mapping.c \
 	brokerd/mapping.h \
 	brokerd/message.c \

@@ -18,6 +18,8 @@ common_libbase_a_SOURCES = \
 	common/base/list.h \
 	common/base/listen_url.c \
 	common/base/listen_url.h \
+	common/base/listener.c \
+	common/base/listener.h \
 	common/base/log.c \
 	common/base/log.h \
 	common/base/log_panic.h \

@@ -10,21 +10,19 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "brokerd/listener.h"
-#include "brokerd/session.h"
-#include "common/base/err.h"
-#include "common/base/log.h"
+#include "common/base/listener.h"
 #include "common/base/mem.h"
 
 #define LISTENER_MAGIC 0x6d6c7374u
 
 struct listener {
 	uint32_t magic;
-	struct broker *b; /* borrowed */
-	char *url;        /* owned */
-	int fd;           /* owned */
-	int spare_fd;     /* owned; -1: given up at present */
-	bool short_of;    /* said once; until a connection was accepted after a rest */
+	const struct listener_ops *ops; /* borrowed */
+	void *arg;                      /* borrowed */
+	char *url;                      /* owned */
+	int fd;                         /* owned */
+	int spare_fd;                   /* owned; -1: given up at present */
+	bool short_of;                  /* until a connection was accepted after a rest */
 	struct ev_io io;
 	struct ev_timer rest;
 };
@@ -45,22 +43,18 @@ static void rest(struct listener *l)
 /* EMFILE, ENFILE, ENOBUFS, ENOMEM: the environment is short of something. */
 static void on_short(struct listener *l, int err)
 {
-	if (!l->short_of)
-		log_limited(LOG_LEVEL_WARNING, "mqtt.accept",
-			"listener %s: cannot accept: %s; raise the limit on open files "
-			"(LimitNOFILE=), resting for %d ms",
-			l->url, err_str(err), LISTENER_REST_MS);
+	bool first = !l->short_of, closed = false;
 	l->short_of = true;
 	if (l->spare_fd >= 0) {
 		(void)close(l->spare_fd); /* that is what it is for */
 		int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		if (fd >= 0) {
+		closed = fd >= 0;
+		if (closed)
 			(void)close(fd);
-			broker_count(l->b, STAT_NO_DESCRIPTOR, 1);
-		}
 	}
 	l->spare_fd = spare_open();
 	rest(l);
+	l->ops->on_short(l->url, err, first, closed, l->arg);
 }
 
 static void set_options(int fd)
@@ -74,7 +68,6 @@ static void set_options(int fd)
 /* False: nothing more to accept now. */
 static bool accept_one(struct listener *l)
 {
-	struct broker *b = l->b;
 	int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0) {
 		int err = errno;
@@ -83,19 +76,14 @@ static bool accept_one(struct listener *l)
 		/* ECONNABORTED and the like are about one connection that is gone again. */
 		return err == EINTR || err == ECONNABORTED;
 	}
-	if (b->n_connections >= b->conf.max_connections) {
-		log_limited(LOG_LEVEL_WARNING, "mqtt.accept",
-			"listener %s: connection closed: %zu are open; raise "
-			"brokerd.max_connections",
-			l->url, b->n_connections);
+	if (!l->ops->may_accept(l->arg)) {
 		(void)close(fd); /* refused, there is nothing to lose */
-		broker_count(b, STAT_OVER_MAXIMUM, 1);
+		l->ops->on_maximum(l->url, l->arg);
 		return true;
 	}
 	set_options(fd);
 	l->short_of = false;
-	broker_count(b, STAT_ACCEPTED, 1);
-	(void)session_new(b, fd); /* the broker owns it */
+	l->ops->on_accepted(fd, l->arg);
 	return true;
 }
 
@@ -120,16 +108,18 @@ static void on_rested(void *arg)
 	ev_io_set(&l->io, l->fd, EV_READ);
 }
 
-struct listener *listener_new(struct broker *b, int fd, const char *url)
+struct listener *listener_new(
+	struct ev_loop *loop, int fd, const char *url, const struct listener_ops *ops, void *arg)
 {
 	struct listener *l = mem_new(&mem_listener, sizeof(*l));
 	l->magic = LISTENER_MAGIC;
-	l->b = b;
+	l->ops = ops;
+	l->arg = arg;
 	l->url = xstrdup(url);
 	l->fd = fd;
 	l->spare_fd = spare_open();
-	ev_io_init(&l->io, b->loop, "mqtt listener", on_connection, l);
-	ev_timer_init(&l->rest, b->loop, "mqtt listener rest", on_rested, l);
+	ev_io_init(&l->io, loop, ops->name, on_connection, l);
+	ev_timer_init(&l->rest, loop, ops->name, on_rested, l);
 	ev_io_set(&l->io, fd, EV_READ);
 	return l;
 }
