@@ -22,7 +22,9 @@
  *
  * Invariants:
  *   1. committed_seq <= head_seq; seq is dense from the first entry on.
- *   2. A key's versions are in rising mod_revision; a tombstone never follows a tombstone.
+ *   2. A key's versions are in the order of the log; a tombstone never follows a tombstone. Two may
+ *      have the same mod_revision (etcd accepts transactions that put and delete a key): the later
+ *      one is what reads at that revision see.
  *   3. The event log holds every version with mod_revision >= compact_revision, in (rev, sub)
  * order.
  *   4. A lease's attached keys are exactly the keys whose newest version at the head names it.
@@ -75,12 +77,16 @@ struct store_row {
 struct store_kv {
 	struct store_bytes key, value;
 	int64_t create_rev, mod_rev, version, lease;
+	const void *held; /* names this version for store_held; while a revision is pinned at which
+			     it is the newest, it is good over changes of the store */
 };
 
 struct store_event {
 	bool is_delete; /* kv: key and mod_rev only */
 	struct store_kv kv;
-	bool has_prev; /* and the previous version is above the compact revision, or still held */
+	/* What a read at mod_rev - 1 sees, unless that is below the compact revision (etcd's rule).
+	 */
+	bool has_prev;
 	struct store_kv prev;
 };
 
@@ -96,16 +102,19 @@ struct store_ops {
 /* node: this node's name, copied; rows made here carry it. */
 struct store *store_new(const char *node, const struct store_ops *ops, void *arg);
 void store_free(struct store **s);
-/* Empty again, as after store_new; pins must be gone. */
+/* Empty again, as after store_new. Pins are taken off and marked lost; leases (with what `user`
+ * pointed to, which is its owner's business) and all else that was given out are gone. */
 void store_reset(struct store *s);
 
 /* ---- positions ---- */
 
 int64_t store_head_seq(const struct store *s); /* 0: no entry yet */
+/* With an entry open: of the store after it, as far as it has come. */
 int64_t store_head_rev(const struct store *s);
 int64_t store_visible_seq(const struct store *s);
 int64_t store_visible_rev(const struct store *s);
-/* At the head, which reads of a batch under evaluation see; and the visible one. */
+/* At the head, which reads of a batch under evaluation see; and the visible one. -1: nothing was
+ * compacted yet (etcd's number). */
 int64_t store_head_compact_rev(const struct store *s);
 int64_t store_compact_rev(const struct store *s);
 uint64_t store_cluster_id(const struct store *s); /* visible; 0: no ERA yet */
@@ -123,8 +132,11 @@ void store_delete(struct store *s, struct store_bytes key);
 void store_grant(struct store *s, int64_t lease, int64_t ttl_s);
 /* Revokes with the tombstones of all its keys, in key order, in this entry, which must be empty. */
 void store_revoke(struct store *s, int64_t lease);
+/* This node becomes the owner; nothing changes if it is already (at the head). */
 void store_move(struct store *s, int64_t lease);
+/* rev must be above store_head_compact_rev and not above store_head_rev. */
 void store_compact(struct store *s, int64_t rev);
+/* Nothing changes if the alarm is on, or off, already. */
 void store_alarm(struct store *s, int64_t type);
 void store_disarm(struct store *s, const char *node, int64_t type);
 void store_era(struct store *s, uint64_t cluster_id);
@@ -136,15 +148,17 @@ void store_abort(struct store *s);
 
 /* ---- the log's side ---- */
 
-/* Applies a row as the log has it, in order, at the head; visible only after store_commit.
- * 0; -ERR_MALFORMED: it does not follow (revision, duplicate key version, unknown lease);
+/* Applies a row as the log has it, in order, at the head; visible only after store_commit, which
+ * should come every few thousand rows: until then each holds what would undo it.
+ * 0; -ERR_MALFORMED: it does not follow (revision, duplicate key version, unknown lease); what came
+ * before in the same entry can be undone (store_rollback).
  * loading: rows may be missing below (compaction removed them), and what is found to be needless is
  * garbage. */
 int store_apply(struct store *s, const struct store_row *row, bool loading)
 	__attribute__((warn_unused_result));
 /* Everything up to seq is committed. */
 void store_commit(struct store *s, int64_t seq);
-/* Undoes all entries above seq (>= visible). */
+/* Undoes all entries above seq (>= visible), and rows of an entry whose last row has not come. */
 void store_rollback(struct store *s, int64_t seq);
 
 /* ---- reading ---- */
@@ -168,14 +182,17 @@ struct store_iter {
 void store_iter_init(struct store_iter *it, const struct store *s, struct store_bytes from,
 	struct store_bytes to, int64_t rev);
 bool store_iter_next(struct store_iter *it, struct store_kv *ret_kv);
+/* A version again by its store_kv.held. */
+void store_held(const void *held, struct store_kv *ret_kv);
 
 /* While a revision is pinned, trimming leaves what is needed to read at it. */
 struct store_pin {
 	struct store_pin *prev, *next;
 	int64_t rev;
+	bool lost; /* store_reset came: what was read is gone */
 };
 void store_pin(struct store *s, struct store_pin *pin, int64_t rev);
-void store_unpin(struct store *s, struct store_pin *pin); /* twice is harmless */
+void store_unpin(struct store_pin *pin); /* twice is harmless */
 
 /* The event log: positions are counts that only grow (over trims; not over store_reset). */
 uint64_t store_log_begin(const struct store *s);             /* oldest position there is */
@@ -187,9 +204,10 @@ void store_log_get(const struct store *s, uint64_t pos, struct store_event *ret_
 
 struct store_lease {
 	int64_t id, ttl_s;
-	const char *owner; /* node */
-	size_t n_keys;     /* at the head */
-	void *user;        /* of the one who keeps deadlines (lease.c); NULL at first */
+	const char *owner;      /* node, as far as committed; of one not visible: who granted it */
+	const char *head_owner; /* with a MOVE that is in flight */
+	size_t n_keys;          /* at the head */
+	void *user;             /* of the one who keeps deadlines (lease.c); NULL at first */
 };
 /* Visible ones only (granted above `visible`: at_head = true). NULL: none. Borrowed until revoked
  * and committed. */
@@ -205,8 +223,9 @@ void store_alarm_each(
 
 /* ---- trimming ---- */
 
-/* Frees what the visible compact revision made needless, at most `budget` versions; true: there is
- * more to do. Call it from a deferred step until false after each compaction. */
+/* Frees what the visible compact revision made needless, looking at no more than `budget` versions;
+ * true: there is more to do at once. Call it from a deferred step until false, after each
+ * compaction and when a pin is gone; without work it costs nothing. */
 bool store_trim(struct store *s, size_t budget);
 
 /* Rows that can be removed from the SQL log, in an order in which they may be removed (what an
@@ -219,22 +238,29 @@ void store_return_garbage(struct store *s, const int64_t *seqs, const int32_t *s
 /* ---- figures ---- */
 
 struct store_counts {
-	uint64_t keys, versions, tombstones, leases, garbage;
-	uint64_t log_bytes; /* of rows since the last trim, as the quota counts them: key + value +
-			       STORE_ROW_BYTES each */
+	uint64_t keys; /* that live, at the head */
+	uint64_t versions, tombstones, leases, garbage;
+	uint64_t log_bytes; /* of the rows that are needed or not trimmed yet, at the head, as the
+			       quota counts them: key + value + STORE_ROW_BYTES each */
 	uint64_t memory_bytes; /* what the store has allocated */
 };
 #define STORE_ROW_BYTES 128
 void store_get_counts(const struct store *s, struct store_counts *ret_counts);
-/* CRC-32C over versions up to rev (from the compact revision on), in chunks: *state starts as 0; at
- * most budget versions; true: go on with the same state. Equal on all nodes. */
+/* CRC-32C over the versions that a store compacted at compact_rev has up to rev, whether it is
+ * trimmed yet or not: equal on all nodes. In steps of at most budget versions; true: go on with the
+ * same struct. Zero it and set rev (<= visible) before the first; it pins what it needs, and reads
+ * compact_rev itself. `lost` in the pin: the store was reset, begin again. */
 struct store_hash {
 	uint32_t crc;
-	bool begun, done;
+	bool begun;
 	int64_t rev, compact_rev;
-	struct store_bytes next; /* owned by the struct; store_hash_end frees it */
+	struct store_pin pin;
+	struct store_bytes next; /* key, owned by the struct; and behind which of its versions */
+	int64_t after_rev;
+	int32_t after_sub;
 };
-bool store_hash_step(const struct store *s, struct store_hash *h, size_t budget);
+bool store_hash_step(struct store *s, struct store_hash *h, size_t budget);
+/* Frees what it holds; twice is harmless. */
 void store_hash_end(struct store_hash *h);
 
 #endif
