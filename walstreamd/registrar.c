@@ -6,12 +6,14 @@
  *
  * A check is one pass over the server, one query at a time:
  *
- *   SERVER -> NODE -> PUBLICATIONS (-> CREATE PUBLICATION) -> SLOT -> GAPS -> ready
- *                                                              |-> leftover: DROP, then
- *                                                              |-> CREATE: on_create_slot, then
- *                                                              |   snapshot transaction -> SLOT
- *                                                              '-> lost: wait for a person, or
- *                                                                  note the gap -> SERVER
+ *   SERVER -> NODE -> PUBLICATIONS (-> CREATE PUBLICATION) -> LOGS -> SLOT -> GAPS -> ready
+ *                                                                      |-> leftover: DROP, then
+ *                                                                      |-> CREATE: on_create_slot,
+ *                                                                      |   then snapshot
+ *                                                                      |   transaction -> SLOT
+ *                                                                      '-> lost: wait for a person,
+ *                                                                          or note the gap, then
+ *                                                                          SERVER
  *   any step --not yet--> WAITING --timer--> SERVER
  *
  * Order of creation: schema, publications, slot. A slot needs its publications at every LSN that it
@@ -105,6 +107,7 @@ static const char *const setup[] = {
 static void step_server(struct registrar *r);
 static void step_node(struct registrar *r);
 static void step_publications(struct registrar *r);
+static void step_logs(struct registrar *r);
 static void step_slot(struct registrar *r);
 static void step_gaps(struct registrar *r);
 
@@ -364,7 +367,7 @@ static void on_publications(PGresult *res, void *arg)
 		snprintf(sql, sizeof(sql), "CREATE PUBLICATION howdah_%s WITH (publish = 'insert')",
 			r->d->node);
 	} else {
-		step_slot(r);
+		step_logs(r);
 		return;
 	}
 	ask(r, sql, 0, NULL, on_publication_made);
@@ -379,6 +382,21 @@ static void step_publications(struct registrar *r)
 		"pg_publication",
 		1, values, on_publications);
 	free(mine);
+}
+
+static void on_logs(PGresult *res, void *arg)
+{
+	struct registrar *r;
+	OBJ_CAST(r, arg, REGISTRAR_MAGIC);
+	if (usable(r, res, "add the logs of the suite to the publication"))
+		step_slot(r);
+}
+
+/* What the parts of the suite write for the other nodes. */
+static void step_logs(struct registrar *r)
+{
+	const char *const values[] = {r->d->node};
+	ask(r, "SELECT howdah.node_publish_logs($1::text)", 1, values, on_logs);
 }
 
 /* ---- The slot -------------------------------------------------------------------------------- */
