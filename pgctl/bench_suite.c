@@ -36,7 +36,8 @@ static int write_conf(struct bench_suite *s, enum bench_transport transport, con
 			"\";\nstate_dir = \"%s/state\";\nrun_dir = \"%s/run\";\n"
 			"postgres = { mode = \"external\"; conninfo = \"%s\"; };\n"
 			"walstreamd = { enabled = true; };\nbrokerd = { enabled = true;"
-			" listeners = ( { url = \"mqtt://127.0.0.1:%d\"; } ); };\n",
+			" listeners = ( { url = \"mqtt://127.0.0.1:%d\"; } ); };\n"
+			"watchd = { enabled = false; };\n",
 			s->b->dir, s->b->dir, conninfo, s->mqtt_port);
 	if (ok)
 		ok = fclose(f) == 0;

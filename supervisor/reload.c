@@ -147,12 +147,15 @@ static void take_keys(const char *text, const char *kind, struct buf *keys)
 
 /* A worker is told at its birth which others there are; walstreamd waits for the acknowledgements
  * of those that read the ring, and lets in nobody else. */
-static bool company_changed(const struct supervisor *s, enum role role)
+static void add_company_keys(const struct supervisor *s, enum role role, struct buf *keys)
 {
 	uint32_t changed =
 		s->reload.next->roles ^ s->settings->roles; /* next: the old ones by now */
 
-	return role == ROLE_WALSTREAMD && (changed & 1U << ROLE_BROKERD) != 0;
+	for (uint32_t i = 0; role == ROLE_WALSTREAMD && i < ROLE_COUNT; i++)
+		if ((changed & 1U << i) != 0 && role_info(i)->reads_ring)
+			buf_printf(keys, "%s%s.enabled", keys->len_bytes > 0 ? ", " : "",
+				role_info(i)->name);
 }
 
 /* One worker and the configuration that is now in force. */
@@ -171,8 +174,7 @@ static void move_worker(struct supervisor *s, struct worker *w, bool same_listen
 		buf_printf(&why, "%s.listeners", name);
 	else
 		take_keys(s->reload.pending[w->info->role], "worker:", &why);
-	if (company_changed(s, w->info->role))
-		buf_printf(&why, "%sbrokerd.enabled", why.len_bytes > 0 ? ", " : "");
+	add_company_keys(s, w->info->role, &why);
 	if (why.len_bytes > 0 && fsm_has_process(w->state)) {
 		worker_event(w, FSM_EV_RESTART);
 		buf_put_text(&why, " changed: restarted");

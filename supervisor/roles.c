@@ -32,11 +32,21 @@ static const struct role_info roles[ROLE_COUNT] = {
 			.name = "brokerd",
 			.after = 1U << ROLE_POSTGRES,
 			.takes_listeners = true,
+			.reads_ring = true,
+		},
+	[ROLE_WATCHD] =
+		{
+			.role = ROLE_WATCHD,
+			.name = "watchd",
+			.after = 1U << ROLE_POSTGRES,
+			.takes_listeners = true,
+			.reads_ring = true,
 		},
 };
 
-/* brokerd drains while the others still serve it; the database goes last. */
-const enum role roles_stop_order[ROLE_COUNT] = {ROLE_BROKERD, ROLE_WALSTREAMD, ROLE_POSTGRES};
+/* Those that have clients drain while the others still serve them; the database goes last. */
+const enum role roles_stop_order[ROLE_COUNT] = {
+	ROLE_BROKERD, ROLE_WATCHD, ROLE_WALSTREAMD, ROLE_POSTGRES};
 
 enum pace { PACE_NORMAL, PACE_RELAXED, PACE_BRISK, PACE_COUNT };
 enum kind { KIND_DAEMON, KIND_DATABASE, KIND_COUNT };

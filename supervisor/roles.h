@@ -30,6 +30,7 @@ struct role_info {
 	const char *name;     /* program in libexecdir, section of the configuration */
 	uint32_t after;       /* mask of roles that must have been UP before its first start */
 	bool takes_listeners; /* its section has `listeners` */
+	bool reads_ring;      /* walstreamd waits for what it acknowledges */
 	uint32_t nofile;      /* RLIMIT_NOFILE asked for; 0: as high as allowed */
 };
 

@@ -129,12 +129,24 @@ static const struct conf_row settings_rows[] = {
 		.child = listener_rows,
 		.reload = CONF_WORKER,
 		.help = "where clients connect"},
+	{.path = "watchd.enabled",
+		.type = CONF_BOOL,
+		.def = "true",
+		.reload = CONF_LIVE,
+		.help = "run watchd"},
+	{.path = "watchd.listeners",
+		.type = CONF_GROUPS,
+		.def = "( { url = \"http://127.0.0.1:2379\"; } )",
+		.max = SETTINGS_LISTENERS_MAX,
+		.child = listener_rows,
+		.reload = CONF_WORKER,
+		.help = "where clients connect"},
 	{.path = NULL},
 };
 
 static const struct conf_row *const settings_schemas[] = {settings_rows, NULL};
 /* Sections of which we read our rows only. */
-static const char *const settings_foreign[] = {"postgres", "walstreamd", "brokerd", NULL};
+static const char *const settings_foreign[] = {"postgres", "walstreamd", "brokerd", "watchd", NULL};
 
 static char *node_name(const struct conf *conf)
 {
@@ -152,6 +164,8 @@ static uint32_t enabled_roles(const struct conf *conf)
 		mask |= 1U << ROLE_WALSTREAMD;
 	if (conf_bool(conf, "brokerd.enabled"))
 		mask |= 1U << ROLE_BROKERD;
+	if (conf_bool(conf, "watchd.enabled"))
+		mask |= 1U << ROLE_WATCHD;
 	return mask;
 }
 

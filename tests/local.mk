@@ -32,6 +32,7 @@ include tests/unit/pgctl.mk
 include tests/unit/ring.mk
 include tests/unit/walstream.mk
 include tests/unit/broker.mk
+include tests/unit/watch.mk
 include tests/unit/supervisor.mk
 endif
 include tests/fuzz/base.mk
@@ -40,6 +41,7 @@ include tests/fuzz/pg.mk
 include tests/fuzz/ring.mk
 include tests/fuzz/walstream.mk
 include tests/fuzz/broker.mk
+include tests/fuzz/watch.mk
 include tests/fuzz/supervisor.mk
 
 check_PROGRAMS += $(FUZZERS)

@@ -82,6 +82,7 @@ struct consumer {
 /* By index = id in the ring. Workers that do not exist yet have no role to attach with. */
 static const struct consumer consumer_table[] = {
 	{.name = "brokerd", .role = ROLE_BROKERD, .audience = RING_TO_BROKERD, .data_event = -1},
+	{.name = "watchd", .role = ROLE_WATCHD, .audience = RING_TO_WATCHD, .data_event = -1},
 };
 #define N_CONSUMERS ARRAY_LEN(consumer_table)
 

@@ -14,12 +14,13 @@
 #include "common/base/listen_url.h"
 #include "common/base/mem.h"
 
-/* Ports of schemes that are registered with IANA. */
+/* Ports that are registered with IANA for what we serve under these schemes. */
 static const struct {
 	const char *scheme, *port;
 } default_ports[] = {
 	{"mqtt", "1883"},
 	{"mqtts", "8883"},
+	{"http", "2379"},
 };
 
 static const char *default_port(const char *url, size_t scheme_len)

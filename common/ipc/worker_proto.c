@@ -19,6 +19,7 @@ static const char *const role_names[ROLE_COUNT] = {
 	[ROLE_POSTGRES] = "postgres",
 	[ROLE_WALSTREAMD] = "walstreamd",
 	[ROLE_BROKERD] = "brokerd",
+	[ROLE_WATCHD] = "watchd",
 };
 
 const char *role_str(uint32_t role)

@@ -42,6 +42,7 @@ enum role {
 	ROLE_POSTGRES,
 	ROLE_WALSTREAMD,
 	ROLE_BROKERD,
+	ROLE_WATCHD,
 	ROLE_COUNT,
 	ROLE_SUPERVISOR = 254,
 	ROLE_LOCAL = 255 /* in the command table: pgctl itself */

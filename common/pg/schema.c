@@ -34,7 +34,7 @@
 #define FILE_BYTES_MAX (1024 * 1024)
 #define LOCK_KEY "8028911407713285"
 
-static const char *const parts[] = {"howdah", "howdah_mqtt"};
+static const char *const parts[] = {"howdah", "howdah_mqtt", "howdah_watch"};
 
 _Static_assert(sizeof parts / sizeof parts[0] <= SCHEMA_PARTS_MAX, "room for every part");
 

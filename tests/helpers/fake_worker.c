@@ -222,6 +222,17 @@ static const struct conf_row postgres_rows[] = {
 	{.path = "postgres.mode", .type = CONF_STRING, .max = 20, .def = "", .help = "which"},
 	{.path = NULL},
 };
+static const struct conf_row watch_rows[] = {
+	ENABLED_ROW("watchd"),
+	FAKE_ROW("watchd"),
+	{.path = "watchd.listeners",
+		.type = CONF_GROUPS,
+		.def = "",
+		.child = url_rows,
+		.help = "where clients connect"},
+	{.path = NULL},
+};
+static const struct conf_row *const watch_schemas[] = {watch_rows, NULL};
 static const struct conf_row *const broker_schemas[] = {broker_rows, NULL};
 static const struct conf_row *const wal_schemas[] = {wal_rows, NULL};
 static const struct conf_row *const postgres_schemas[] = {postgres_rows, NULL};
@@ -234,6 +245,7 @@ static const struct fake_role {
 	[ROLE_POSTGRES] = {"postgres", "postgres.fake", postgres_schemas},
 	[ROLE_WALSTREAMD] = {"walstreamd", "walstreamd.fake", wal_schemas},
 	[ROLE_BROKERD] = {"brokerd", "brokerd.fake", broker_schemas},
+	[ROLE_WATCHD] = {"watchd", "watchd.fake", watch_schemas},
 };
 
 static int fake_check(const struct conf *conf, struct buf *errors)

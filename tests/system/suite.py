@@ -191,11 +191,14 @@ class Suite:
     """howdahd -f with a configuration, state and run folder of its own."""
 
     def __init__(self, brokerd="", walstreamd="", postgres="", top="", node="test", port=None,
-                 env=None, start=True, libexec=None):
+                 env=None, start=True, libexec=None, watchd=None, etcd_port=None):
         self.libexec = libexec or os.environ["HOWDAH_LIBEXEC"]
         self.root = short_dir("hw.")
         self.node = node
         self.mqtt_port = port or free_port()
+        self.etcd_port = etcd_port or free_port()
+        # The keys of its section; None: it does not run.
+        self.with_watchd = watchd is not None
         self.state_dir = f"{self.root}/state"
         self.run_dir = f"{self.root}/run"
         self.conf = f"{self.root}/howdah.conf"
@@ -206,7 +209,7 @@ class Suite:
         self.subscribers = []
         self.connections = []
         self.sections = {"brokerd": brokerd, "walstreamd": walstreamd, "postgres": postgres,
-                         "top": top}
+                         "top": top, "watchd": watchd or ""}
         self.embedded = "external" not in postgres
         if PG_BINDIR and self.embedded:
             self.sections["postgres"] += f' bindir = "{PG_BINDIR}";'
@@ -224,7 +227,9 @@ class Suite:
                 f.write(f'user = "{USER}";\n')
             f.write(f'postgres = {{ {s["postgres"]} }};\nwalstreamd = {{ {s["walstreamd"]} }};\n'
                     f'brokerd = {{ listeners = ( {{ url = "mqtt://127.0.0.1:{self.mqtt_port}"; }} );'
-                    f' {s["brokerd"]} }};\n')
+                    f' {s["brokerd"]} }};\n'
+                    f'watchd = {{ enabled = {str(self.with_watchd).lower()}; listeners = '
+                    f'( {{ url = "http://127.0.0.1:{self.etcd_port}"; }} ); {s["watchd"]} }};\n')
 
     # -- processes ---------------------------------------------------------------------------
 
@@ -288,7 +293,8 @@ class Suite:
         return pid
 
     def workers(self):
-        return (["postgres"] if self.embedded else []) + ["walstreamd", "brokerd"]
+        return (["postgres"] if self.embedded else []) + ["walstreamd", "brokerd"] + (
+            ["watchd"] if self.with_watchd else [])
 
     def is_up(self):
         rows = self.status()

@@ -42,7 +42,7 @@ class Howdahd:
         self.libexec = f"{self.root}/libexec"
         os.mkdir(self.libexec)
         os.chmod(self.libexec, 0o755)
-        for name in ("postgres", "walstreamd", "brokerd"):
+        for name in ("postgres", "walstreamd", "brokerd", "watchd"):
             shutil.copy(FAKE, f"{self.libexec}/{name}")
         os.mkdir(self.state_dir, 0o755)
         if AS_ROOT:
@@ -58,13 +58,14 @@ class Howdahd:
         if start:
             self.start(*options)
 
-    def write_conf(self, brokerd="", walstreamd="", top="", ports=None, mode=None):
+    def write_conf(self, brokerd="", walstreamd="", top="", ports=None, mode=None,
+                   watchd="enabled = false;"):
         urls = ", ".join(f'{{ url = "mqtt://127.0.0.1:{p}"; }}' for p in ports or [self.port])
         with open(self.conf, "w") as f:
             f.write(f'node = "t"; state_dir = "{self.state_dir}"; run_dir = "{self.run_dir}"; {top}\n'
                     f'user = "{USER}";\npostgres = {{ mode = "{mode or self.mode}"; }};\n'
                     f'brokerd = {{ listeners = ( {urls} ); {brokerd} }};\n'
-                    f'walstreamd = {{ {walstreamd} }};\n')
+                    f'walstreamd = {{ {walstreamd} }};\nwatchd = {{ {watchd} }};\n')
 
     def deed(self, name, deed):
         """What the worker does from its next start on."""

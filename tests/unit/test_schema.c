@@ -107,9 +107,10 @@ static void assert_status(struct fixture *f, int installed, int available, int m
 	size_t n = 0;
 
 	assert_int_equal(schema_status(f->pg, f->dir, status, &n, &f->why), 0);
-	assert_int_equal(n, 2);
+	assert_int_equal(n, 3);
 	assert_string_equal(status[0].part, "howdah");
 	assert_string_equal(status[1].part, "howdah_mqtt");
+	assert_string_equal(status[2].part, "howdah_watch");
 	assert_int_equal(status[0].installed, installed);
 	assert_int_equal(status[0].available, available);
 	assert_int_equal(status[1].installed, mqtt_installed);

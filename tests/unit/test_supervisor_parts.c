@@ -64,7 +64,8 @@ static void test_urls(void **state)
 		{"mqtts://[::1]", "::1", "8883"},
 		{"mqtt://[fe80::1]:65535", "fe80::1", "65535"},
 		{"http://h:2379", "h", "2379"},
-		{"http://h", NULL, NULL}, /* no port is known for it */
+		{"http://h", "h", "2379"},
+		{"ftp://h", NULL, NULL}, /* no port is known for it */
 		{"mqtt://h:0", NULL, NULL},
 		{"mqtt://h:65536", NULL, NULL},
 		{"mqtt://h:123456", NULL, NULL},
@@ -140,12 +141,13 @@ static void test_settings(void **state)
 
 	(void)state;
 	a = parse("", NULL);
-	assert_int_equal(
-		a->roles, 1U << ROLE_POSTGRES | 1U << ROLE_WALSTREAMD | 1U << ROLE_BROKERD);
+	assert_int_equal(a->roles, 1U << ROLE_POSTGRES | 1U << ROLE_WALSTREAMD |
+					   1U << ROLE_BROKERD | 1U << ROLE_WATCHD);
 	assert_string_equal(
 		conf_str(a->conf, "brokerd.listeners.[0].url"), "mqtt://127.0.0.1:1883");
 	b = parse("node = \"b\"; postgres = { mode = \"external\"; conninfo = \"x\"; };\n"
 		  "brokerd = { enabled = false; some_key = 3; tls = { deep = ( 1, 2 ); }; };\n"
+		  "watchd = { enabled = false; quota = \"1GB\"; };\n"
 		  "run_dir = \"/r\"; log_level = \"debug\";",
 		NULL);
 	assert_int_equal(b->roles, 1U << ROLE_WALSTREAMD);

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: PostgreSQL
+# Unit tests: watchd
+WATCH_TEST_LIBS = watchd/libwatchd.a $(WATCH_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_watchd_conf
+TESTS += tests/unit/test_watchd_conf
+tests_unit_test_watchd_conf_SOURCES = tests/unit/test_watchd_conf.c
+tests_unit_test_watchd_conf_LDADD = $(WATCH_TEST_LIBS)

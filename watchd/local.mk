@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: PostgreSQL
+noinst_LIBRARIES += watchd/libwatchpb.a watchd/libwatchd.a
+pkglibexec_PROGRAMS += watchd/watchd
+
+# protobuf-c's part is made in the build tree; its warnings are not ours.
+WATCH_PROTOS = watchd/proto/kv.proto watchd/proto/rpc.proto
+WATCH_PB_H = watchd/proto/kv.pb-c.h watchd/proto/rpc.pb-c.h
+WATCH_PB_C = watchd/proto/kv.pb-c.c watchd/proto/rpc.pb-c.c
+watchd_libwatchpb_a_CFLAGS = $(AM_CFLAGS) -w
+nodist_watchd_libwatchpb_a_SOURCES = $(WATCH_PB_C) $(WATCH_PB_H)
+BUILT_SOURCES += $(WATCH_PB_H)
+CLEANFILES += $(WATCH_PB_C) $(WATCH_PB_H)
+EXTRA_DIST += $(WATCH_PROTOS)
+
+watchd/proto/kv.pb-c.c: watchd/proto/kv.proto
+	$(AM_V_GEN)$(MKDIR_P) watchd/proto && $(PROTOC_C) -I$(srcdir)/watchd/proto --c_out=watchd/proto \
+		$(srcdir)/watchd/proto/kv.proto
+watchd/proto/rpc.pb-c.c: watchd/proto/rpc.proto watchd/proto/kv.proto
+	$(AM_V_GEN)$(MKDIR_P) watchd/proto && $(PROTOC_C) -I$(srcdir)/watchd/proto --c_out=watchd/proto \
+		$(srcdir)/watchd/proto/rpc.proto
+watchd/proto/kv.pb-c.h: watchd/proto/kv.pb-c.c
+	@test -f $@ || { rm -f watchd/proto/kv.pb-c.c; $(MAKE) $(AM_MAKEFLAGS) watchd/proto/kv.pb-c.c; }
+watchd/proto/rpc.pb-c.h: watchd/proto/rpc.pb-c.c watchd/proto/kv.pb-c.h
+	@test -f $@ || { rm -f watchd/proto/rpc.pb-c.c; $(MAKE) $(AM_MAKEFLAGS) watchd/proto/rpc.pb-c.c; }
+$(watchd_libwatchpb_a_OBJECTS) $(watchd_libwatchd_a_OBJECTS): $(WATCH_PB_H)
+
+watchd_libwatchd_a_SOURCES = \
+	watchd/engine.h \
+	watchd/etcd_error.c \
+	watchd/etcd_error.h \
+	watchd/feed.c \
+	watchd/feed.h \
+	watchd/grpc_status.h \
+	watchd/h2.h \
+	watchd/http1_proto.h \
+	watchd/interval.h \
+	watchd/kv.h \
+	watchd/lease.h \
+	watchd/store.h \
+	watchd/watch.h \
+	watchd/watchd.c \
+	watchd/watchd.h \
+	watchd/watchd_conf.c \
+	watchd/watchd_conf.h \
+	watchd/watchd_stats.c \
+	watchd/watchd_stats.h \
+	# end
+
+# What links libwatchd.a names these behind it.
+WATCH_LIBS = watchd/libwatchpb.a $(PGWS_LIBS) $(RING_LIBS) $(PG_LIBS) $(NGHTTP2_LIBS) $(PROTOBUFC_LIBS)
+
+watchd_watchd_SOURCES = watchd/watchd_main.c
+watchd_watchd_LDADD = watchd/libwatchd.a $(WATCH_LIBS)
+
+EXTRA_DIST += watchd/README.md
