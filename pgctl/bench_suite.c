@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/base/mem.h"
@@ -25,26 +26,48 @@
 #define STOP_MS 20000
 #define WORDS_MAX 16
 
+/* What each node's workers are, but for walstreamd. */
+static void put_workers(const struct bench_suite *s, FILE *f)
+{
+	if (s->mqtt_port != 0)
+		fprintf(f, "brokerd = { listeners = ( { url = \"mqtt://127.0.0.1:%d\"; } ); };\n",
+			s->mqtt_port);
+	else
+		fprintf(f, "brokerd = { enabled = false; };\n");
+	if (s->watch_port != 0)
+		fprintf(f,
+			"watchd = { quota = \"64GB\";"
+			" listeners = ( { url = \"http://127.0.0.1:%d\"; } ); };\n",
+			s->watch_port);
+	else
+		fprintf(f, "watchd = { enabled = false; };\n");
+}
+
 static int write_conf(struct bench_suite *s, enum bench_transport transport, const char *path)
 {
 	char *conninfo = bench_conninfo(s->b, transport, BENCH_SUITE_DB);
-	FILE *f = fopen(path, "we");
+	FILE *f = mkdir(s->dir, 0700) == 0 || errno == EEXIST ? fopen(path, "we") : NULL;
 	bool ok = f != NULL;
-	if (ok)
+	if (ok) {
 		fprintf(f,
-			"node = \"" BENCH_NODE
-			"\";\nstate_dir = \"%s/state\";\nrun_dir = \"%s/run\";\n"
+			"node = \"%s\";\nstate_dir = \"%s/state\";\nrun_dir = \"%s/run\";\n"
 			"postgres = { mode = \"external\"; conninfo = \"%s\"; };\n"
-			"walstreamd = { enabled = true; };\nbrokerd = { enabled = true;"
-			" listeners = ( { url = \"mqtt://127.0.0.1:%d\"; } ); };\n"
-			"watchd = { enabled = false; };\n",
-			s->b->dir, s->b->dir, conninfo, s->mqtt_port);
-	if (ok)
+			"walstreamd = { enabled = true; };\n",
+			s->node, s->dir, s->dir, conninfo);
+		put_workers(s, f);
 		ok = fclose(f) == 0;
+	}
 	free(conninfo);
 	return ok ? PGCTL_OK
 		  : pgctl_fail(s->b->p, PGCTL_FAILED, "look for room on its disk",
 			    "cannot write %s", path);
+}
+
+/* The one that the keeper stops in order; it kills the others. */
+static bool is_first(const struct bench_suite *s)
+{
+	pid_t known = atomic_load(&s->b->shared->suite_pid);
+	return known == 0 || known == s->pid;
 }
 
 static int spawn(struct bench_suite *s, const char *conf, const char *log)
@@ -58,7 +81,8 @@ static int spawn(struct bench_suite *s, const char *conf, const char *log)
 		status = pgctl_fail(s->b->p, PGCTL_FAILED, "install the package howdah completely",
 			"%s cannot be run: %s", howdahd, strerror(errno));
 	else
-		s->pid = bench_spawn(argv, log, SIGTERM, &s->b->shared->suite_pid);
+		s->pid = bench_spawn(
+			argv, log, SIGTERM, is_first(s) ? &s->b->shared->suite_pid : NULL);
 	free(howdahd);
 	free(libexec);
 	free(data);
@@ -69,7 +93,7 @@ static int spawn(struct bench_suite *s, const char *conf, const char *log)
 
 struct answer {
 	struct bench_suite *s;
-	bool wal, broker, schema;
+	bool wal, broker, watch, schema;
 	char text[256]; /* of walstreamd */
 	uint64_t published_lsn, acked_lsn;
 };
@@ -85,6 +109,9 @@ static void take_status(json_t *row, void *arg)
 	if (worker != NULL && strcmp(worker, "brokerd") == 0) {
 		a->broker = up;
 		a->s->brokerd = pid;
+	} else if (worker != NULL && strcmp(worker, "watchd") == 0) {
+		a->watch = up;
+		a->s->watchd = pid;
 	} else if (worker != NULL && strcmp(worker, "walstreamd") == 0) {
 		snprintf(a->text, sizeof(a->text), "%s", text != NULL ? text : "");
 		a->wal = up && strncmp(a->text, "streaming", 9) == 0;
@@ -114,7 +141,7 @@ static void take_lag(json_t *row, void *arg)
 static bool call(struct bench_suite *s, const char *cmd, void (*on_row)(json_t *row, void *arg),
 	struct answer *a)
 {
-	char *path = xasprintf("%s/run/control.sock", s->b->dir);
+	char *path = xasprintf("%s/run/control.sock", s->dir);
 	struct ctl_conn *conn = NULL;
 	json_t *error = NULL;
 	bool ok =
@@ -127,8 +154,8 @@ static bool call(struct bench_suite *s, const char *cmd, void (*on_row)(json_t *
 
 int bench_suite_pgctl(struct bench_suite *s, const char *const *words)
 {
-	char *socket = xasprintf("%s/run/control.sock", s->b->dir);
-	char *log = xasprintf("%s/pgctl.log", s->b->dir);
+	char *socket = xasprintf("%s/run/control.sock", s->dir);
+	char *log = xasprintf("%s/pgctl.log", s->dir);
 	const char *argv[WORDS_MAX] = {"/proc/self/exe", "-s", socket};
 	size_t n = 3;
 	while (*words != NULL && n + 1 < WORDS_MAX)
@@ -151,6 +178,18 @@ static int install_schema(struct bench_suite *s)
 	return bench_suite_pgctl(s, words);
 }
 
+static void forget(struct bench_suite *s)
+{
+	if (is_first(s))
+		atomic_store(&s->b->shared->suite_pid, 0);
+	s->pid = 0;
+}
+
+static bool is_up(const struct answer *a)
+{
+	return a->wal && (a->broker || a->s->mqtt_port == 0) && (a->watch || a->s->watch_port == 0);
+}
+
 static int wait_up(struct bench_suite *s, const char *log)
 {
 	uint64_t deadline = bench_now_us() + UP_US;
@@ -163,12 +202,10 @@ static int wait_up(struct bench_suite *s, const char *log)
 		ended = bench_has_ended(s->pid);
 		if (!ended && call(s, "status", take_status, &a) && !a.schema)
 			status = install_schema(s);
-	} while (status == PGCTL_OK && !ended && !(a.wal && a.broker) && bench_now_us() < deadline);
-	if (ended) {
-		s->pid = 0;
-		atomic_store(&s->b->shared->suite_pid, 0);
-	}
-	if (status != PGCTL_OK || (a.wal && a.broker))
+	} while (status == PGCTL_OK && !ended && !is_up(&a) && bench_now_us() < deadline);
+	if (ended)
+		forget(s);
+	if (status != PGCTL_OK || is_up(&a))
 		return status;
 	char why[300];
 	return pgctl_fail(s->b->p, PGCTL_FAILED, "install the package howdah completely",
@@ -198,11 +235,10 @@ static uint64_t bound_bytes(void)
 	return sum;
 }
 
-int bench_suite_start(struct bench *b, enum bench_transport transport, struct bench_suite *s)
+static int start(struct bench_suite *s, enum bench_transport transport)
 {
-	*s = (struct bench_suite){
-		.b = b, .mqtt_port = bench_free_port(), .bound_bytes = bound_bytes()};
-	char *conf = xasprintf("%s/howdah.conf", b->dir), *log = xasprintf("%s/suite.log", b->dir);
+	s->dir = xasprintf("%s/%s", s->b->dir, s->node);
+	char *conf = xasprintf("%s/howdah.conf", s->dir), *log = xasprintf("%s/suite.log", s->dir);
 	int status = write_conf(s, transport, conf);
 	if (status == PGCTL_OK)
 		status = spawn(s, conf, log);
@@ -213,11 +249,40 @@ int bench_suite_start(struct bench *b, enum bench_transport transport, struct be
 	return status;
 }
 
+int bench_suite_start(struct bench *b, enum bench_transport transport, struct bench_suite *s)
+{
+	free(s->dir);
+	*s = (struct bench_suite){.b = b,
+		.node = BENCH_NODE,
+		.mqtt_port = bench_free_port(),
+		.bound_bytes = bound_bytes()};
+	return start(s, transport);
+}
+
+int bench_suite_start_watch(struct bench *b, const char *node, struct bench_suite *s)
+{
+	free(s->dir);
+	*s = (struct bench_suite){.b = b, .node = node, .watch_port = bench_free_port()};
+	return start(s, BENCH_UNIX);
+}
+
+int bench_suite_restart_watch(struct bench_suite *s)
+{
+	static const char *const words[] = {"worker", "restart", "watchd", NULL};
+	char *log = xasprintf("%s/suite.log", s->dir);
+	int status = bench_suite_pgctl(s, words);
+	if (status == PGCTL_OK)
+		status = wait_up(s, log);
+	free(log);
+	return status;
+}
+
 void bench_suite_stop(struct bench_suite *s)
 {
-	if (s->pid == 0)
-		return;
-	bench_end(s->pid, SIGTERM, STOP_MS, NULL);
-	s->pid = 0;
-	atomic_store(&s->b->shared->suite_pid, 0);
+	if (s->pid != 0) {
+		bench_end(s->pid, SIGTERM, STOP_MS, NULL);
+		forget(s);
+	}
+	free(s->dir);
+	s->dir = NULL;
 }

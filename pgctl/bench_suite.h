@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
- * The suite under measurement: howdahd with walstreamd and brokerd as they are installed beside
- * this pgctl, on the throw-away server, with a broker port of its own.
+ * The suite under measurement: howdahd with walstreamd and brokerd, or walstreamd and watchd, as
+ * they are installed beside this pgctl, on the throw-away server, with ports of their own.
  *
  * Context: the bench process.
  */
@@ -16,14 +16,21 @@
 struct bench_suite {
 	struct bench *b; /* borrowed */
 	pid_t pid;       /* howdahd; 0: not running */
-	pid_t walstreamd, brokerd;
-	int mqtt_port;
+	const char *node;
+	char *dir; /* owned, until stopped; of its configuration, state and log */
+	pid_t walstreamd, brokerd, watchd; /* 0: not of this suite */
+	int mqtt_port, watch_port;         /* 0: without */
 	uint64_t bound_bytes; /* ring_size and transaction_memory, which are not walstreamd's own */
 };
 
 /* Starts it with this connection to its database and waits until it streams; installs the schema if
- * it is not there. */
+ * it is not there. s: zeroed, or what was stopped. */
 int bench_suite_start(struct bench *b, enum bench_transport transport, struct bench_suite *s);
+/* The same with watchd instead of brokerd, over the Unix socket; several nodes may share the
+ * database. */
+int bench_suite_start_watch(struct bench *b, const char *node, struct bench_suite *s);
+/* Ends its watchd and waits until a new one is up. */
+int bench_suite_restart_watch(struct bench_suite *s);
 void bench_suite_stop(struct bench_suite *s);
 /* pgctl of the suite, with these words (NULL at the end). */
 int bench_suite_pgctl(struct bench_suite *s, const char *const *words);

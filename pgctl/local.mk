@@ -8,7 +8,13 @@ pgctl_libpgctl_a_SOURCES = \
 	pgctl/args.h \
 	pgctl/bench.h \
 	pgctl/bench_cert.c \
+	pgctl/bench_etcd.c \
+	pgctl/bench_grpc.c \
+	pgctl/bench_grpc.h \
 	pgctl/bench_keeper.c \
+	pgctl/bench_kv.c \
+	pgctl/bench_kv.h \
+	pgctl/bench_kv_watch.c \
 	pgctl/bench_latency.c \
 	pgctl/bench_latency.h \
 	pgctl/bench_load.c \
@@ -23,6 +29,7 @@ pgctl_libpgctl_a_SOURCES = \
 	pgctl/bench_suite.h \
 	pgctl/cmd_bench_pipeline.c \
 	pgctl/cmd_bench_wal.c \
+	pgctl/cmd_bench_watch.c \
 	pgctl/cmd_config.c \
 	pgctl/cmd_db.c \
 	pgctl/cmd_doctor.c \
@@ -46,6 +53,6 @@ pgctl_libpgctl_a_SOURCES = \
 	# end
 
 pgctl_pgctl_SOURCES = pgctl/pgctl_main.c
-pgctl_pgctl_LDADD = pgctl/libpgctl.a $(PGWS_LIBS) $(RING_LIBS) $(PG_LIBS)
+pgctl_pgctl_LDADD = pgctl/libpgctl.a $(PGWS_LIBS) $(RING_LIBS) $(PG_LIBS) $(NGHTTP2_LIBS)
 
 EXTRA_DIST += pgctl/README.md

@@ -24,6 +24,7 @@
 static const struct pgctl_local locals[] = {
 	{"bench.pipeline", cmd_bench_pipeline},
 	{"bench.wal", cmd_bench_wal},
+	{"bench.watch", cmd_bench_watch},
 	{"config.check", cmd_config_check},
 	{"db.init", cmd_db_init},
 	{"db.upgrade", cmd_db_upgrade},

@@ -59,6 +59,7 @@ struct pgctl_local {
 };
 int cmd_bench_pipeline(struct pgctl *p, json_t *args);
 int cmd_bench_wal(struct pgctl *p, json_t *args);
+int cmd_bench_watch(struct pgctl *p, json_t *args);
 int cmd_config_check(struct pgctl *p, json_t *args);
 int cmd_db_init(struct pgctl *p, json_t *args);
 int cmd_db_status(struct pgctl *p, json_t *args);
