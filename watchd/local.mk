@@ -30,8 +30,18 @@ watchd_libwatchd_a_SOURCES = \
 	watchd/etcd_error.h \
 	watchd/feed.c \
 	watchd/feed.h \
+	watchd/grpc_proto.c \
+	watchd/grpc_proto.h \
 	watchd/grpc_status.h \
 	watchd/h2.h \
+	watchd/h2_conn.c \
+	watchd/h2_http1.c \
+	watchd/h2_in.c \
+	watchd/h2_int.h \
+	watchd/h2_out.c \
+	watchd/h2_server.c \
+	watchd/h2_session.c \
+	watchd/http1_proto.c \
 	watchd/http1_proto.h \
 	watchd/interval.h \
 	watchd/kv.h \

@@ -49,6 +49,13 @@ void *mem_new(struct mem_type *type, size_t len_bytes)
 	return ptr;
 }
 
+void *mem_new_raw(struct mem_type *type, size_t len_bytes)
+{
+	void *ptr = xmalloc(len_bytes);
+	atomic_fetch_add_explicit(&type->count, 1, memory_order_relaxed);
+	return ptr;
+}
+
 void mem_free(struct mem_type *type, void *ptr)
 {
 	if (ptr == NULL)

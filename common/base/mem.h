@@ -33,6 +33,8 @@ void mem_type_register(struct mem_type *type);
 /* Zeroed object of len_bytes counted under type. Never NULL. Free with mem_free and the same type.
  */
 void *mem_new(struct mem_type *type, size_t len_bytes) __attribute__((malloc, returns_nonnull));
+/* The same, not zeroed: for bytes that are written at once. */
+void *mem_new_raw(struct mem_type *type, size_t len_bytes) __attribute__((malloc, returns_nonnull));
 /* NULL is a no-op. */
 void mem_free(struct mem_type *type, void *ptr);
 
