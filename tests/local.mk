@@ -93,13 +93,21 @@ check-server: all
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS="$$(printf '%s ' $(TESTS) | tr ' ' '\n' | grep '\.pg$$' | tr '\n' ' ')"
 	$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS="$(MATRIX_TESTS)"
 
-# Two storms of ten minutes, then the matrix.
+# The same random calls to etcd and to watchd, for half an hour.
+WATCH_DIFF_SECONDS = 1800
+.PHONY: check-watch-diff
+check-watch-diff: all
+	HOWDAH_WATCH_DIFF_SECONDS=$(WATCH_DIFF_SECONDS) \
+		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_watch_diff.py PYTEST_FLAGS=-s
+
+# Two storms of ten minutes, half an hour beside etcd, then the matrix.
 .PHONY: check-long
 check-long: all
 	HOWDAH_STORM_ROWS=1000000 HOWDAH_STORM_SECONDS=600 HOWDAH_STORM_KILLS=150 \
 		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_storm.py PYTEST_FLAGS=-s
 	HOWDAH_WAL_STORM_SECONDS=600 \
 		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_wal_storm.py PYTEST_FLAGS=-s
+	$(MAKE) $(AM_MAKEFLAGS) check-watch-diff
 	$(MAKE) $(AM_MAKEFLAGS) check-matrix
 
 # quickstart on a machine that has nothing yet (root, debootstrap).
@@ -115,6 +123,8 @@ EXTRA_DIST += \
 	tests/helpers/matrix \
 	tests/helpers/junit_count.py \
 	tests/system/conftest.py \
+	tests/system/etcd.py \
+	tests/system/linear.py \
 	tests/system/pgoutput.py \
 	tests/system/rawmqtt.py \
 	tests/system/suite.py \
@@ -124,13 +134,17 @@ EXTRA_DIST += \
 	tests/system/test_failover.py \
 	tests/system/test_faults.py \
 	tests/system/test_guard.py \
+	tests/system/test_mapping_sql.py \
+	tests/system/test_mqtt_protocol.py \
 	tests/system/test_pgctl.py \
 	tests/system/test_pgctl_wal.py \
 	tests/system/test_postgres_worker.py \
-	tests/system/test_mapping_sql.py \
-	tests/system/test_mqtt_protocol.py \
 	tests/system/test_publish.py \
 	tests/system/test_storm.py \
 	tests/system/test_wal_exact.py \
 	tests/system/test_wal_storm.py \
+	tests/system/test_watch_diff.py \
+	tests/system/test_watch_linear.py \
+	tests/system/watch_calls.py \
+	tests/system/watch_check.py \
 	# end
