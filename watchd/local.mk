@@ -43,11 +43,19 @@ watchd_libwatchd_a_SOURCES = \
 	watchd/h2_session.c \
 	watchd/http1_proto.c \
 	watchd/http1_proto.h \
+	watchd/interval.c \
 	watchd/interval.h \
 	watchd/kv.h \
 	watchd/lease.h \
 	watchd/store.h \
 	watchd/watch.h \
+	watchd/watch_catchup.c \
+	watchd/watch_encode.c \
+	watchd/watch_encode.h \
+	watchd/watch_int.h \
+	watchd/watch_round.c \
+	watchd/watch_set.c \
+	watchd/watch_stream.c \
 	watchd/watchd.c \
 	watchd/watchd.h \
 	watchd/watchd_conf.c \

@@ -33,26 +33,22 @@
 
 struct watch_set;    /* all watches of the daemon */
 struct watch_stream; /* one gRPC stream of them */
-struct h2_shared;    /* reference-counted bytes of an outgoing message, h2.h */
+struct h2_slice;     /* a piece of an outgoing message, h2.h */
 
 struct watch_options {
 	uint64_t progress_interval_ms;  /* 0: 10 min, etcd's */
 	size_t max_watchers_per_stream; /* 0: 100000 */
 	size_t stream_high_bytes;       /* queued on a stream: no more events; 0: 1 MB */
-	size_t fragment_bytes;          /* 0: 1.5 MB, as etcd's request limit */
-	size_t step_events;             /* of a catching-up step; 0: 2000 */
+	size_t fragment_bytes;          /* 0: 2 MB, etcd's limit of a request with its surplus */
+	size_t step_events; /* looked at in one step of feeding or catching up; 0: 2000 */
 };
 
-/* How a stream's messages leave: one gRPC message made of slices. svc_watch.c binds it to h2. */
-struct watch_slice {
-	struct h2_shared *shared; /* a reference is given with it; NULL: bytes are copied */
-	const void *data;
-	size_t len;
-};
+/* How a stream's messages leave; svc_watch.c binds it to h2. Neither calls back from inside. */
 struct watch_ops {
-	/* Sends one WatchResponse. */
-	void (*send)(void *stream_arg, const struct watch_slice *slices, size_t n);
-	/* Bytes that wait on the stream. */
+	/* Sends one WatchResponse, made of pieces (h2_stream_send_slices: it takes a reference of
+	 * what is shared and copies the rest). */
+	void (*send)(void *stream_arg, const struct h2_slice *slices, size_t n);
+	/* Bytes that wait on the stream (h2_stream_queued_bytes). */
 	size_t (*queued)(void *stream_arg);
 };
 
@@ -63,10 +59,12 @@ void watch_set_free(struct watch_set **ws); /* streams must be gone */
 void watch_set_header(struct watch_set *ws, const struct kv_header *h);
 
 struct watch_stream *watch_stream_new(struct watch_set *ws, void *stream_arg);
+/* With all its watchers; stream_arg is not used any more. */
 void watch_stream_free(struct watch_stream **st);
-/* One WatchRequest of the client: create, cancel, progress. */
+/* One WatchRequest of the client: create, cancel, progress. The answer is queued at once, however
+ * full the stream: who calls this stops reading requests of a client that reads no answers. */
 void watch_stream_request(struct watch_stream *st, const Etcdserverpb__WatchRequest *r);
-/* The stream can take more again. */
+/* The stream can take more again: queued has fallen below some mark under stream_high_bytes. */
 void watch_stream_drained(struct watch_stream *st);
 
 /* visible has moved: gives new events to synced watchers, cancels what was compacted away. */
@@ -75,8 +73,6 @@ void watch_feed(struct watch_set *ws);
  * are cancelled as compacted. cancel_all: the database went back, each is cancelled with a reason.
  */
 void watch_reloaded(struct watch_set *ws, bool cancel_all);
-/* Waiting for a progress answer on all streams, periodic progress: the set's own timer. */
-
 struct watch_counts {
 	uint64_t streams, watchers, synced, behind, events_sent, responses_sent, events_encoded,
 		slow_turns, compacted_cancels;

@@ -5,3 +5,8 @@ check_PROGRAMS += tests/unit/test_watchd_conf
 TESTS += tests/unit/test_watchd_conf
 tests_unit_test_watchd_conf_SOURCES = tests/unit/test_watchd_conf.c
 tests_unit_test_watchd_conf_LDADD = $(WATCH_TEST_LIBS)
+
+check_PROGRAMS += tests/unit/test_watch_interval
+TESTS += tests/unit/test_watch_interval
+tests_unit_test_watch_interval_SOURCES = tests/unit/test_watch_interval.c
+tests_unit_test_watch_interval_LDADD = $(WATCH_TEST_LIBS)
