@@ -45,9 +45,23 @@ watchd_libwatchd_a_SOURCES = \
 	watchd/http1_proto.h \
 	watchd/interval.c \
 	watchd/interval.h \
+	watchd/keyindex.c \
+	watchd/keyindex.h \
 	watchd/kv.h \
 	watchd/lease.h \
+	watchd/store.c \
 	watchd/store.h \
+	watchd/store_apply.c \
+	watchd/store_change.c \
+	watchd/store_commit.c \
+	watchd/store_eval.c \
+	watchd/store_evlog.c \
+	watchd/store_hash.c \
+	watchd/store_int.h \
+	watchd/store_lease.c \
+	watchd/store_pending.c \
+	watchd/store_trim.c \
+	watchd/store_version.c \
 	watchd/watch.h \
 	watchd/watch_catchup.c \
 	watchd/watch_encode.c \

@@ -4,6 +4,11 @@ EXTRA_PROGRAMS += tests/bench/bench_mqtt
 tests_bench_bench_mqtt_SOURCES = tests/bench/bench_mqtt.c
 tests_bench_bench_mqtt_LDADD = brokerd/libbrokerd.a $(PG_LIBS)
 
+# By hand: tests/bench/bench_watch_store
+EXTRA_PROGRAMS += tests/bench/bench_watch_store
+tests_bench_bench_watch_store_SOURCES = tests/bench/bench_watch_store.c
+tests_bench_bench_watch_store_LDADD = watchd/libwatchd.a $(WATCH_LIBS)
+
 # By hand: tests/bench/bench_publish
 EXTRA_PROGRAMS += tests/bench/bench_publish
 tests_bench_bench_publish_SOURCES = tests/bench/bench_publish.c
