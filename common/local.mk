@@ -49,6 +49,7 @@ common_libbase_a_SOURCES = \
 common_libpg_a_SOURCES = \
 	common/pg/batch.c \
 	common/pg/batch.h \
+	common/pg/pg_array.h \
 	common/pg/pgconf.c \
 	common/pg/pgconf.h \
 	common/pg/pgconn.c \
@@ -63,6 +64,8 @@ common_libpg_a_SOURCES = \
 	common/pg/typecache.c \
 	common/pg/typecache.h \
 	common/pg/typeread.c \
+	common/pg/writer_session.c \
+	common/pg/writer_session.h \
 	# end
 
 common_libring_a_SOURCES = \

@@ -41,7 +41,8 @@ struct engine_ops {
 	/* visible has moved (own commits, other nodes'): feed watches from the event log. After the
 	 * next batch was sent and before answers are given. */
 	void (*on_visible)(void *arg);
-	/* A row that is not PUT or DELETE became visible (store_ops.on_visible). */
+	/* A row that is not PUT or DELETE became visible (store_ops.on_visible). Not while loading:
+	 * what there is then is in the store when on_loaded or on_reloaded is called. */
 	void (*on_row)(const struct store_row *row, void *arg);
 	/* The store was emptied and loaded anew. went_back: history that was answered is gone, the
 	 * cluster id is another: every watch must be cancelled. Else only event log positions are
@@ -70,6 +71,8 @@ void engine_free(struct engine **e);
 struct store *engine_store(struct engine *e);
 /* Our place is held (session with the node's lock), the state is loaded. */
 bool engine_is_up(const struct engine *e);
+/* Memory holds a state that may be read (serializable), even if the database is away. */
+bool engine_is_loaded(const struct engine *e);
 
 /*
  * One mutation. Embed it. eval is called with the store's entry open, possibly several times (each
@@ -102,6 +105,8 @@ struct engine_read {
 	struct list link;
 	void (*done)(struct engine_read *r, enum etcd_error err);
 	uint64_t deadline_ms;
+	int state;           /* the engine's */
+	enum etcd_error err; /* the engine's */
 };
 void engine_read(struct engine *e, struct engine_read *r);
 void engine_read_cancel(struct engine *e, struct engine_read *r);

@@ -25,7 +25,13 @@ watchd/proto/rpc.pb-c.h: watchd/proto/rpc.pb-c.c watchd/proto/kv.pb-c.h
 $(watchd_libwatchpb_a_OBJECTS) $(watchd_libwatchd_a_OBJECTS): $(WATCH_PB_H)
 
 watchd_libwatchd_a_SOURCES = \
+	watchd/engine.c \
 	watchd/engine.h \
+	watchd/engine_aux.c \
+	watchd/engine_batch.c \
+	watchd/engine_int.h \
+	watchd/engine_session.c \
+	watchd/engine_tip.c \
 	watchd/etcd_error.c \
 	watchd/etcd_error.h \
 	watchd/feed.c \
@@ -49,6 +55,10 @@ watchd_libwatchd_a_SOURCES = \
 	watchd/keyindex.h \
 	watchd/kv.h \
 	watchd/lease.h \
+	watchd/log_load.c \
+	watchd/log_load.h \
+	watchd/log_sql.c \
+	watchd/log_sql.h \
 	watchd/store.c \
 	watchd/store.h \
 	watchd/store_apply.c \

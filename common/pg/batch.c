@@ -11,10 +11,9 @@
  *                 `--connection lost----> doubt --probe: there--> finished
  *                                               --probe: not there--> again
  *
- * A session, after every connect:
+ * A session (writer_session.h), whenever it is held:
  *
- *   DOWN -> LOCKING (end the old backend, take the lock, bounded tries) -> PROBING (flush, then
- * every token in doubt) -> PREPARING -> WRITING
+ *   DOWN -> PROBING (every token in doubt) -> PREPARING -> WRITING
  *
  * Splitting: the rows of a batch that broke on a row are tried by halves inside one transaction
  * with savepoints, under the batch's own token, and what is good is committed at once. So a token
@@ -22,10 +21,7 @@
  * attempt was the one in doubt. While a batch is being split, the connection serves nothing else;
  * the batch behind it had been sent already and is done first.
  *
- * Why a probe is final: the lock is held by one backend at a time, and it is ours only when the old
- * one is gone. Its commit may have become visible because it was ended while it waited for a
- * synchronous standby; therefore an (empty) commit of our own goes first, which returns only when
- * everything before it is as safe as synchronous_commit demands.
+ * Why a probe is final: see writer_session.h.
  *
  * Invariants:
  *   1. Tokens rise strictly; flight, again and doubt are in the order of tokens.
@@ -52,6 +48,8 @@
 #include "common/base/log.h"
 #include "common/base/mem.h"
 #include "common/pg/batch.h"
+#include "common/pg/pg_array.h"
+#include "common/pg/writer_session.h"
 
 #define MAGIC 0x62617463 /* batc */
 #define FLIGHT_MAX 2
@@ -62,10 +60,6 @@
 #define STATEMENT_TIMEOUT_MS 30000
 #define FINISH_PER_PASS 2000 /* completions, then others get their turn */
 #define SPLIT_DEPTH_MAX 64   /* halves waiting: two per level of a row count's logarithm */
-#define LOCK_QUICK_TRIES 10
-#define LOCK_QUICK_MS 20
-#define LOCK_SLOW_MS 500
-#define LOCK_COMPLAIN 20 /* tries after which somebody should know: about 5 s */
 
 MEM_TYPE(mem_batch, "batch");
 MEM_TYPE(mem_group, "batch group");
@@ -104,7 +98,7 @@ struct barrier {
 	void *arg;
 };
 
-enum session { SESSION_DOWN, SESSION_LOCKING, SESSION_PROBING, SESSION_PREPARING, SESSION_WRITING };
+enum session { SESSION_DOWN, SESSION_PROBING, SESSION_PREPARING, SESSION_WRITING };
 
 struct range {
 	size_t from, to;
@@ -130,10 +124,9 @@ struct batch {
 	const struct batch_kind *kinds;
 	size_t n_kinds;
 	size_t max_waiting_rows, max_waiting_bytes, max_batch_rows, max_batch_bytes;
-	struct pgconn *conn;
+	struct writer_session *writer;
+	struct pgconn *conn; /* the writer's */
 	enum session session;
-	int old_pid; /* backend that held our lock last; 0: none known */
-	unsigned n_lock_tries;
 	struct list waiting, flight, again, doubt, finished, barriers;
 	size_t n_flight;
 	struct split split;
@@ -143,25 +136,11 @@ struct batch {
 	bool starved; /* somebody was told -ERR_LIMIT */
 	bool freed;
 	struct ev_backoff backoff;
-	struct ev_timer timer; /* restart (DOWN), lock (LOCKING) or resend (WRITING) */
+	struct ev_timer timer; /* resend */
 	struct ev_deferred pump, finish, destroy;
 	struct batch_counts counts;
 	bool in_trouble;
 	char trouble[512];
-};
-
-static const char *const session_setup[] = {
-	"SET default_transaction_isolation = 'read committed'",
-	"SELECT set_config('synchronous_commit', 'on', false) "
-	"WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')",
-	/* An idle writer holds the lock: that is no reason to end it. */
-	"SELECT set_config(name, '0', false) FROM pg_settings "
-	"WHERE name IN ('idle_session_timeout', 'idle_in_transaction_session_timeout')",
-	/* The lock goes with the connection: the server must notice a dead machine. */
-	"SET tcp_keepalives_idle = 30",
-	"SET tcp_keepalives_interval = 5",
-	"SET tcp_keepalives_count = 3",
-	NULL,
 };
 
 static void on_pump(void *arg);
@@ -410,6 +389,7 @@ static void committed(struct batch *b, struct group *g)
 		finish_row(b, list_first(&g->rows, struct row, link), 0, NULL);
 	free_group(g);
 	ev_backoff_reset(&b->backoff);
+	writer_session_works(b->writer);
 	if (b->session == SESSION_WRITING)
 		trouble_over(b);
 }
@@ -466,28 +446,6 @@ static Oid array_type(Oid element)
 	return 0;
 }
 
-#define ARRAY_HEADER_BYTES 20
-
-static void begin_array(struct buf *a, Oid element)
-{
-	buf_init(a, 0);
-	buf_put_be32(a, 1); /* dimensions */
-	buf_put_be32(a, 0); /* has NULLs: set at the end */
-	buf_put_be32(a, element);
-	buf_put_be32(a, 0); /* elements: set at the end */
-	buf_put_be32(a, 1); /* lower bound */
-}
-
-static void end_array(struct buf *a, size_t n, bool has_null)
-{
-	uint32_t be = htonl((uint32_t)n);
-
-	ASSERT(a->len_bytes >= ARRAY_HEADER_BYTES && !a->failed);
-	memcpy(a->data + 12, &be, sizeof be);
-	be = htonl(has_null);
-	memcpy(a->data + 4, &be, sizeof be);
-}
-
 /* jsonb's binary form is a version byte and the text; a caller may give the text alone. */
 static void put_element(struct buf *a, Oid type, const uint8_t *data, int32_t len)
 {
@@ -508,9 +466,12 @@ static size_t build_arrays(const struct batch *b, uint32_t k, struct row **rows,
 	bool has_null[BATCH_COLUMNS_MAX] = {false};
 	size_t n = 0;
 
-	begin_array(&arrays[0], TYPE_INT4);
-	for (size_t c = 0; c < kind->n_columns; c++)
-		begin_array(&arrays[1 + c], kind->types[c]);
+	buf_init(&arrays[0], 0);
+	pg_array_begin(&arrays[0], TYPE_INT4);
+	for (size_t c = 0; c < kind->n_columns; c++) {
+		buf_init(&arrays[1 + c], 0);
+		pg_array_begin(&arrays[1 + c], kind->types[c]);
+	}
 	for (size_t i = 0; i < n_rows; i++) {
 		const uint8_t *p = rows[i]->data;
 
@@ -531,9 +492,9 @@ static size_t build_arrays(const struct batch *b, uint32_t k, struct row **rows,
 			p += len > 0 ? len : 0;
 		}
 	}
-	end_array(&arrays[0], n, false);
+	pg_array_end(&arrays[0], n, false);
 	for (size_t c = 0; c < kind->n_columns; c++)
-		end_array(&arrays[1 + c], n, has_null[c]);
+		pg_array_end(&arrays[1 + c], n, has_null[c]);
 	return n;
 }
 
@@ -614,20 +575,6 @@ static void note_error(struct group *g, const PGresult *res)
 	pg_result_error(res, g->why, sizeof g->why);
 }
 
-/* A FATAL error ends the backend: whether its commit was done is for the next session to say. */
-static bool is_fatal(const PGresult *res)
-{
-	const char *severity = PQresultErrorField(res, PG_DIAG_SEVERITY_NONLOCALIZED);
-
-	return severity != NULL && strcmp(severity, "ERROR") != 0;
-}
-
-/* Whether the answer to a sync leaves open what became of the transaction. */
-static bool leaves_doubt(const PGresult *res)
-{
-	return res == NULL || (PQresultStatus(res) != PGRES_PIPELINE_SYNC && is_fatal(res));
-}
-
 static void on_rows_result(PGresult *res, void *arg)
 {
 	if (res != NULL)
@@ -642,7 +589,7 @@ static void on_group_sync(PGresult *res, void *arg)
 	if (b->freed)
 		return;
 	leave_flight(g);
-	if (leaves_doubt(res)) {
+	if (pg_sync_leaves_doubt(res)) {
 		insert_by_token(&b->doubt, g);
 		return;
 	}
@@ -823,7 +770,7 @@ static void on_split_sync(PGresult *res, void *arg)
 	s = &b->split;
 	if (b->freed)
 		return;
-	if (leaves_doubt(res)) {
+	if (pg_sync_leaves_doubt(res)) {
 		split_lost(b);
 		return;
 	}
@@ -886,7 +833,7 @@ static void on_pump(void *arg)
 
 static void set_session(struct batch *b, enum session s)
 {
-	static const char *const names[] = {"DOWN", "LOCKING", "PROBING", "PREPARING", "WRITING"};
+	static const char *const names[] = {"DOWN", "PROBING", "PREPARING", "WRITING"};
 
 	if (b->session != s)
 		log_debug("batch.session", "writer %s: %s -> %s", b->role, names[b->session],
@@ -894,31 +841,9 @@ static void set_session(struct batch *b, enum session s)
 	b->session = s;
 }
 
-/* A step was refused: start over with a new connection after a while. */
-static void session_failed(struct batch *b, enum pg_class class, const char *why)
+static bool step_ok(struct batch *b, const PGresult *res)
 {
-	pgconn_stop(b->conn);
-	set_session(b, SESSION_DOWN);
-	ev_timer_start(&b->timer, ev_backoff_next_ms(&b->backoff));
-	trouble(b, class_err(class), why);
-}
-
-/* True if res is good; else the session is over or about to be. */
-static bool session_step_ok(struct batch *b, const PGresult *res)
-{
-	ExecStatusType status = PQresultStatus(res);
-	char why[512];
-
-	if (b->freed || res == NULL)
-		return false;
-	if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK ||
-		status == PGRES_PIPELINE_SYNC)
-		return true;
-	/* A FATAL one is followed by the end of the connection, and on_down. */
-	if (status != PGRES_PIPELINE_ABORTED && !is_fatal(res))
-		session_failed(b, pg_classify(PQresultErrorField(res, PG_DIAG_SQLSTATE)),
-			pg_result_error(res, why, sizeof why));
-	return false;
+	return !b->freed && writer_session_step_ok(b->writer, res);
 }
 
 static void on_step(PGresult *res, void *arg)
@@ -926,7 +851,7 @@ static void on_step(PGresult *res, void *arg)
 	struct batch *b;
 
 	OBJ_CAST(b, arg, MAGIC);
-	(void)session_step_ok(b, res); /* what follows in the pipeline is aborted if not */
+	(void)step_ok(b, res); /* what follows in the pipeline is aborted if not */
 }
 
 static void on_prepared(PGresult *res, void *arg)
@@ -934,7 +859,7 @@ static void on_prepared(PGresult *res, void *arg)
 	struct batch *b;
 
 	OBJ_CAST(b, arg, MAGIC);
-	if (!session_step_ok(b, res) || b->session != SESSION_PREPARING)
+	if (!step_ok(b, res) || b->session != SESSION_PREPARING)
 		return;
 	set_session(b, SESSION_WRITING);
 	/* After a refusal (a batch to be sent again) only its commit says that all is well. */
@@ -967,7 +892,7 @@ static void on_probe(PGresult *res, void *arg)
 	struct group *g = arg;
 	struct batch *b = g->owner;
 
-	if (!session_step_ok(b, res))
+	if (!step_ok(b, res))
 		return;
 	b->counts.in_doubt_resolved++;
 	list_remove(&g->link);
@@ -984,7 +909,7 @@ static void on_probed(PGresult *res, void *arg)
 	struct batch *b;
 
 	OBJ_CAST(b, arg, MAGIC);
-	if (!session_step_ok(b, res) || b->session != SESSION_PROBING)
+	if (!step_ok(b, res) || b->session != SESSION_PROBING)
 		return;
 	ASSERT(list_empty(&b->doubt));
 	prepare_all(b);
@@ -1010,22 +935,6 @@ static int send_probe(struct batch *b, struct group *g)
 	return pgconn_query(b->conn, &q, on_probe, g);
 }
 
-static void on_flushed(PGresult *res, void *arg)
-{
-	struct batch *b;
-	int err = 0;
-
-	OBJ_CAST(b, arg, MAGIC);
-	if (!session_step_ok(b, res) || b->session != SESSION_PROBING)
-		return;
-	list_for_each (it, &b->doubt)
-		if (err == 0)
-			err = send_probe(b, list_entry(it, struct group, link));
-	if (err == 0)
-		err = pgconn_sync(b->conn, on_probed, b);
-	(void)err; /* the connection breaks: on_down starts over */
-}
-
 static void drop_empty_doubts(struct batch *b)
 {
 	list_for_each_safe (it, &b->doubt) {
@@ -1036,74 +945,31 @@ static void drop_empty_doubts(struct batch *b)
 	}
 }
 
-static void probe_all(struct batch *b)
+static bool in_doubt(void *arg)
 {
-	struct pgconn_query q = {
-		.sql = "SELECT pg_logical_emit_message(true, 'howdah', '') IS NOT NULL"};
-	int err;
+	struct batch *b;
 
-	set_session(b, SESSION_PROBING);
+	OBJ_CAST(b, arg, MAGIC);
 	drop_empty_doubts(b);
+	return !list_empty(&b->doubt);
+}
+
+static void on_held(void *arg)
+{
+	struct batch *b;
+	int err = 0;
+
+	OBJ_CAST(b, arg, MAGIC);
 	if (list_empty(&b->doubt)) {
 		prepare_all(b);
 		return;
 	}
-	err = pgconn_query(b->conn, &q, on_step, b);
+	set_session(b, SESSION_PROBING);
+	list_for_each (it, &b->doubt)
+		if (err == 0)
+			err = send_probe(b, list_entry(it, struct group, link));
 	if (err == 0)
-		err = pgconn_sync(b->conn, on_flushed, b);
-	(void)err; /* the connection breaks: on_down starts over */
-}
-
-static void on_lock(PGresult *res, void *arg)
-{
-	struct batch *b;
-	char why[256];
-
-	OBJ_CAST(b, arg, MAGIC);
-	if (!session_step_ok(b, res))
-		return;
-	if (PQntuples(res) == 1 && strcmp(PQgetvalue(res, 0, 0), "t") == 0) {
-		b->old_pid = pgconn_backend_pid(b->conn);
-		probe_all(b);
-		return;
-	}
-	b->n_lock_tries++;
-	ev_timer_start(
-		&b->timer, b->n_lock_tries < LOCK_QUICK_TRIES ? LOCK_QUICK_MS : LOCK_SLOW_MS);
-	if (b->n_lock_tries < LOCK_COMPLAIN)
-		return;
-	snprintf(why, sizeof why,
-		"the writer lock of node %s, role %s is held by another session; stop the other "
-		"instance that runs under this node's name",
-		b->node, b->role);
-	trouble(b, -EAGAIN, why);
-}
-
-/* Ends the backend that we had, if it still is the lock's holder, then tries for the lock. */
-static void try_lock(struct batch *b)
-{
-	static const char end_old[] =
-		"SELECT pg_terminate_backend(l.pid) FROM pg_locks l "
-		"WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 "
-		"AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-		"AND l.classid::bigint = (hashtext($1)::bigint & 4294967295) "
-		"AND l.objid::bigint = (hashtext($2)::bigint & 4294967295) "
-		"AND l.pid = $3::int AND l.pid <> pg_backend_pid()";
-	char pid[16];
-	const char *values[] = {b->node, b->role, pid};
-	struct pgconn_query q = {.sql = end_old, .n_params = 3, .values = values};
-	int err = 0;
-
-	set_session(b, SESSION_LOCKING);
-	snprintf(pid, sizeof pid, "%d", b->old_pid);
-	if (b->old_pid != 0)
-		err = pgconn_query(b->conn, &q, on_step, b);
-	q.sql = "SELECT pg_try_advisory_lock(hashtext($1), hashtext($2))";
-	q.n_params = 2;
-	if (err == 0)
-		err = pgconn_query(b->conn, &q, on_lock, b);
-	if (err == 0)
-		err = pgconn_sync(b->conn, NULL, NULL);
+		err = pgconn_sync(b->conn, on_probed, b);
 	(void)err; /* the connection breaks: on_down starts over */
 }
 
@@ -1112,35 +978,27 @@ static void on_timer(void *arg)
 	struct batch *b;
 
 	OBJ_CAST(b, arg, MAGIC);
-	if (b->session == SESSION_DOWN)
-		pgconn_start(b->conn);
-	else if (b->session == SESSION_LOCKING)
-		try_lock(b);
-	else
-		pump_later(b);
-}
-
-static void on_up(struct pgconn *c, void *arg)
-{
-	struct batch *b;
-
-	(void)c;
-	OBJ_CAST(b, arg, MAGIC);
-	b->n_lock_tries = 0;
-	try_lock(b);
+	pump_later(b);
 }
 
 /* By now every result callback has run: flight and split are empty. */
-static void on_down(struct pgconn *c, enum pg_class class, const char *why, void *arg)
+static void on_down(enum pg_class class, const char *why, void *arg)
 {
 	struct batch *b;
 
-	(void)c;
 	OBJ_CAST(b, arg, MAGIC);
 	ASSERT(b->n_flight == 0 && b->split.group == NULL);
 	ev_timer_stop(&b->timer);
 	set_session(b, SESSION_DOWN);
 	trouble(b, class == PG_CONFIG ? -ERR_CONFIG : -ERR_CLOSED, why);
+}
+
+static void on_locked_out(const char *why, void *arg)
+{
+	struct batch *b;
+
+	OBJ_CAST(b, arg, MAGIC);
+	trouble(b, -EAGAIN, why);
 }
 
 /* ---- life ---- */
@@ -1153,12 +1011,16 @@ static size_t or_default(size_t value, size_t def)
 struct batch *batch_new(struct ev_loop *loop, const struct batch_options *options,
 	const struct batch_ops *ops, void *arg)
 {
-	static const struct pgconn_ops conn_ops = {.on_up = on_up, .on_down = on_down};
+	static const struct writer_session_ops writer_ops = {.in_doubt = in_doubt,
+		.on_held = on_held,
+		.on_down = on_down,
+		.on_locked_out = on_locked_out};
 	struct batch *b = mem_new(&mem_batch, sizeof *b);
-	struct pgconn_options conn_options = {
+	struct writer_session_options writer_options = {
 		.conninfo = options->conninfo,
 		.application_name = options->application_name,
-		.setup = session_setup,
+		.node = options->node,
+		.role = options->role,
 		.timeout_ms = STATEMENT_TIMEOUT_MS,
 	};
 
@@ -1183,8 +1045,9 @@ struct batch *batch_new(struct ev_loop *loop, const struct batch_options *option
 	list_init(&b->barriers);
 	b->backoff = (struct ev_backoff){.base_ms = 100, .cap_ms = 5000};
 	ev_timer_init(&b->timer, loop, "batch", on_timer, b);
-	b->conn = pgconn_new(loop, &conn_options, &conn_ops, b);
-	pgconn_start(b->conn);
+	b->writer = writer_session_new(loop, &writer_options, &writer_ops, b);
+	b->conn = writer_session_conn(b->writer);
+	writer_session_start(b->writer);
 	return b;
 }
 
@@ -1238,7 +1101,7 @@ void batch_free(struct batch **bp)
 	*bp = NULL;
 	ASSERT(!b->freed);
 	b->freed = true;
-	pgconn_free(&b->conn);
+	writer_session_free(&b->writer);
 	ev_timer_stop(&b->timer);
 	ev_defer_cancel(b->loop, &b->pump);
 	ev_defer_cancel(b->loop, &b->finish);

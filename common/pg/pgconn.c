@@ -83,6 +83,7 @@ struct pgconn {
 	uint64_t n_syncs_over; /* answered: the server goes on */
 	size_t n_setup;        /* statements of setup sent so far */
 	unsigned rotate;       /* hosts to begin further down the list */
+	char *peer[3];         /* host, hostaddr, port instead of the conninfo's; owned, or NULL */
 	char tried[256];       /* host that the connect timer runs for */
 	uint64_t epoch;
 	bool freed;
@@ -382,7 +383,17 @@ static unsigned items(const char *list)
 
 #define PARAMS_MAX 64
 
-/* PQconnectStart with the host lists turned by c->rotate, all three alike. */
+static const char *const host_options[] = {"host", "hostaddr", "port"};
+
+static bool is_host_option(const char *keyword)
+{
+	for (size_t i = 0; i < ARRAY_LEN(host_options); i++)
+		if (strcmp(keyword, host_options[i]) == 0)
+			return true;
+	return false;
+}
+
+/* PQconnectStart with the host lists turned by c->rotate, all three alike; or with the peer. */
 static PGconn *connect_start(struct pgconn *c, const PQconninfoOption *options)
 {
 	const char *keywords[PARAMS_MAX + 1], *values[PARAMS_MAX + 1];
@@ -390,20 +401,25 @@ static PGconn *connect_start(struct pgconn *c, const PQconninfoOption *options)
 	size_t n = 0, n_turned = 0;
 	PGconn *pg;
 
-	for (const PQconninfoOption *o = options; o->keyword != NULL && n < PARAMS_MAX; o++) {
-		if (o->val == NULL || *o->val == '\0')
+	for (const PQconninfoOption *o = options;
+		o->keyword != NULL && n + ARRAY_LEN(c->peer) < PARAMS_MAX; o++) {
+		if (o->val == NULL || *o->val == '\0' ||
+			(c->peer[0] != NULL && is_host_option(o->keyword)))
 			continue;
 		keywords[n] = o->keyword;
 		values[n] = o->val;
-		if ((strcmp(o->keyword, "host") == 0 || strcmp(o->keyword, "hostaddr") == 0 ||
-			    strcmp(o->keyword, "port") == 0) &&
-			n_turned < ARRAY_LEN(turned)) {
+		if (is_host_option(o->keyword)) {
+			ASSERT(n_turned < ARRAY_LEN(turned));
 			turned[n_turned] = rotated(o->val, c->rotate % items(o->val));
 			values[n] = turned[n_turned++];
 		}
 		if (strcmp(o->keyword, "connect_timeout") == 0 && atoi(o->val) > 0)
 			c->connect_timeout_ms = (uint32_t)atoi(o->val) * 1000;
 		n++;
+	}
+	for (size_t i = 0; i < ARRAY_LEN(c->peer) && c->peer[0] != NULL; i++) {
+		keywords[n] = host_options[i];
+		values[n++] = c->peer[i];
 	}
 	ASSERT(n < PARAMS_MAX);
 	keywords[n] = NULL;
@@ -745,6 +761,14 @@ struct pgconn *pgconn_new(struct ev_loop *loop, const struct pgconn_options *opt
 	return c;
 }
 
+static void free_peer(struct pgconn *c)
+{
+	for (size_t i = 0; i < ARRAY_LEN(c->peer); i++) {
+		free(c->peer[i]);
+		c->peer[i] = NULL;
+	}
+}
+
 static void destroy(void *arg)
 {
 	struct pgconn *c;
@@ -753,6 +777,7 @@ static void destroy(void *arg)
 	ASSERT(list_empty(&c->expected) && c->pg == NULL && c->resolve == NULL);
 	free(c->conninfo);
 	free(c->application_name);
+	free_peer(c);
 	c->magic = 0;
 	mem_free(&mem_conn, c);
 }
@@ -802,6 +827,17 @@ struct pgconn_peer pgconn_peer(const struct pgconn *c)
 	return (struct pgconn_peer){.host = PQhost(c->pg),
 		.hostaddr = hostaddr != NULL ? hostaddr : "",
 		.port = PQport(c->pg)};
+}
+
+void pgconn_set_peer(struct pgconn *c, const struct pgconn_peer *peer)
+{
+	OBJ_CHECK(c, MAGIC);
+	free_peer(c);
+	if (peer->host == NULL)
+		return;
+	c->peer[0] = xstrdup(peer->host);
+	c->peer[1] = xstrdup(peer->hostaddr);
+	c->peer[2] = xstrdup(peer->port);
 }
 
 int pgconn_backend_pid(const struct pgconn *c)

@@ -85,6 +85,8 @@ struct pgconn_peer {
 	const char *host, *hostaddr, *port;
 };
 struct pgconn_peer pgconn_peer(const struct pgconn *c);
+/* From the next attempt on only this server is tried (copied), whatever hosts the conninfo has. */
+void pgconn_set_peer(struct pgconn *c, const struct pgconn_peer *peer);
 /* Last error in one line, "" if none. */
 const char *pgconn_error(const struct pgconn *c);
 
