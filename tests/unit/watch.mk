@@ -10,3 +10,10 @@ check_PROGRAMS += tests/unit/test_watch_interval
 TESTS += tests/unit/test_watch_interval
 tests_unit_test_watch_interval_SOURCES = tests/unit/test_watch_interval.c
 tests_unit_test_watch_interval_LDADD = $(WATCH_TEST_LIBS)
+
+ENGINE_TESTING = tests/unit/engine_testing.c tests/unit/engine_testing.h tests/unit/pg_testing.c \
+	tests/unit/pg_testing.h
+check_PROGRAMS += tests/unit/test_engine.pg
+TESTS += tests/unit/test_engine.pg
+tests_unit_test_engine_pg_SOURCES = $(ENGINE_TESTING) tests/unit/test_engine.c
+tests_unit_test_engine_pg_LDADD = $(WATCH_TEST_LIBS)
