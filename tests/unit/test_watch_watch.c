@@ -10,10 +10,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
 #include "common/base/mem.h"
+#include "tests/unit/watch_model.h"
 #include "tests/unit/watch_testing.h"
 
 #define INIT ETCDSERVERPB__WATCH_CREATE_REQUEST__INIT
@@ -144,8 +146,8 @@ static void test_ranges(void **state)
 	wt_put(&w, "a", "x");
 	EXPECT(&s, "2/2: a=x@2v1c2");
 	wt_put(&w, "b", "x");
-	EXPECT(&s, "3/3: b=x@3v1c3");
 	EXPECT(&s, "2/3: b=x@3v1c3");
+	EXPECT(&s, "3/3: b=x@3v1c3");
 	EXPECT(&s, "1/3: b=x@3v1c3");
 	wt_put(&w, "c", "x");
 	EXPECT(&s, "2/4: c=x@4v1c4");
@@ -265,10 +267,10 @@ static void test_compaction(void **state)
 	EXPECT(&s, "1/7: created");
 	EXPECT(&s, "2/7: created");
 	EXPECT(&s, "0/0: canceled() compact 6");
-	EXPECT(&s, "1/0: canceled() compact 6");
 	/* What happened at the compact revision is still told, even a delete; the version before it
 	 * is gone. */
 	EXPECT(&s, "2/7: -a@6");
+	EXPECT(&s, "1/0: canceled() compact 6");
 	/* The id stays taken until it is cancelled. */
 	r.watch_id = 1;
 	wt_create(&s, &r);
@@ -616,6 +618,50 @@ static void test_burial(void **state)
 	wt_close(&w);
 }
 
+struct numbers {
+	uint64_t state;
+	size_t left;
+};
+
+static uint32_t below(uint32_t n, void *arg)
+{
+	struct numbers *r = arg;
+	r->state = r->state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+	return (uint32_t)(r->state >> 33) % n;
+}
+
+static bool is_over(void *arg)
+{
+	struct numbers *r = arg;
+	return r->left-- == 0;
+}
+
+/* Every watcher sees exactly its events, in order, once. HOWDAH_SEED repeats a run, HOWDAH_ROUNDS
+ * makes it longer. */
+static void test_random(void **state)
+{
+	(void)state;
+	const char *env = getenv("HOWDAH_SEED"), *rounds = getenv("HOWDAH_ROUNDS");
+	uint64_t seed = env != NULL ? strtoull(env, NULL, 10) : (uint64_t)time(NULL) << 16;
+	size_t n = rounds != NULL ? strtoul(rounds, NULL, 10) : 60;
+	struct wm_counts sum = {0};
+	print_message("HOWDAH_SEED=%llu\n", (unsigned long long)seed);
+	for (size_t i = 0; i < n; i++, seed++) {
+		struct numbers r = {.state = seed, .left = 3000};
+		const struct wm_source src = {.below = below, .is_over = is_over, .arg = &r};
+		struct wm_counts c;
+		wm_run(&src, &c);
+		sum.events += c.events;
+		sum.compacted += c.compacted;
+		sum.progress += c.progress;
+		sum.fragments += c.fragments;
+	}
+	print_message("%llu events, %llu compacted, %llu progress, %llu fragments\n",
+		(unsigned long long)sum.events, (unsigned long long)sum.compacted,
+		(unsigned long long)sum.progress, (unsigned long long)sum.fragments);
+	assert_true(sum.events > 0 && sum.compacted > 0 && sum.progress > 0 && sum.fragments > 0);
+}
+
 static void on_leak(const char *name, int64_t count, void *arg)
 {
 	(void)arg;
@@ -645,6 +691,7 @@ int main(void)
 		cmocka_unit_test(test_sharing),
 		cmocka_unit_test(test_memory),
 		cmocka_unit_test(test_burial),
+		cmocka_unit_test(test_random),
 		cmocka_unit_test(test_no_leak),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,15 +1,9 @@
 /* SPDX-License-Identifier: PostgreSQL */
 #include "config.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <cmocka.h>
 
 #include "common/base/mem.h"
 #include "tests/unit/watch_testing.h"
@@ -42,11 +36,11 @@ static void on_send(void *arg, const struct h2_slice *slices, size_t n)
 	buf_init(&b, 0);
 	for (size_t i = 0; i < n; i++) {
 		const struct h2_slice *p = &slices[i];
-		assert_true(p->len > 0);
+		ASSERT(p->len > 0);
 		if (p->shared != NULL) {
-			assert_true(p->shared->refs > 0);
-			assert_true(p->bytes >= p->shared->bytes);
-			assert_true(p->bytes + p->len <= p->shared->bytes + p->shared->len);
+			ASSERT(p->shared->refs > 0);
+			ASSERT(p->bytes >= p->shared->bytes);
+			ASSERT(p->bytes + p->len <= p->shared->bytes + p->shared->len);
 			s->n_shared++;
 			s->last_shared = p->shared;
 		}
@@ -55,9 +49,9 @@ static void on_send(void *arg, const struct h2_slice *slices, size_t n)
 	s->queued += b.len_bytes;
 	Etcdserverpb__WatchResponse *r =
 		etcdserverpb__watch_response__unpack(NULL, b.len_bytes, b.data);
-	assert_non_null(r);
+	ASSERT(r != NULL);
 	/* Our bytes are those that another encoder would make. */
-	assert_int_equal(etcdserverpb__watch_response__get_packed_size(r), b.len_bytes);
+	ASSERT(etcdserverpb__watch_response__get_packed_size(r) == b.len_bytes);
 	buf_free(&b);
 	if (s->on_response != NULL)
 		s->on_response(s, r, s->arg);
@@ -85,18 +79,6 @@ void wt_open(struct wt_world *w, const struct watch_options *options)
 	const struct kv_header header = {
 		.cluster_id = UINT64_MAX, .member_id = UINT64_C(1) << 63, .raft_term = 2};
 	watch_set_header(w->set, &header);
-}
-
-void wt_close(struct wt_world *w)
-{
-	watch_set_free(&w->set);
-	store_free(&w->store);
-	ev_loop_free(&w->loop);
-	for (size_t i = 0; i < w->rows.n; i++) {
-		free((void *)(uintptr_t)w->rows.rows[i].key.data);
-		free((void *)(uintptr_t)w->rows.rows[i].value.data);
-	}
-	free(w->rows.rows);
 }
 
 void wt_run(struct wt_world *w)
@@ -150,12 +132,36 @@ void wt_compact(struct wt_world *w, int64_t rev)
 	wt_commit(w);
 }
 
+static void drop_rows(struct wt_world *w, int64_t above_seq)
+{
+	while (w->rows.n > 0 && w->rows.rows[w->rows.n - 1].seq > above_seq) {
+		w->rows.n--;
+		free((void *)(uintptr_t)w->rows.rows[w->rows.n].key.data);
+		free((void *)(uintptr_t)w->rows.rows[w->rows.n].value.data);
+	}
+}
+
+void wt_rollback(struct wt_world *w)
+{
+	store_rollback(w->store, store_visible_seq(w->store));
+	drop_rows(w, store_visible_seq(w->store));
+}
+
 void wt_reload(struct wt_world *w)
 {
 	store_reset(w->store);
 	for (size_t i = 0; i < w->rows.n; i++)
-		assert_int_equal(store_apply(w->store, &w->rows.rows[i], true), 0);
+		ASSERT(store_apply(w->store, &w->rows.rows[i], true) == 0);
 	store_commit(w->store, store_head_seq(w->store));
+}
+
+void wt_close(struct wt_world *w)
+{
+	watch_set_free(&w->set);
+	store_free(&w->store);
+	ev_loop_free(&w->loop);
+	drop_rows(w, 0);
+	free(w->rows.rows);
 }
 
 /* ---- streams ---- */

@@ -6,10 +6,6 @@
 #ifndef TESTS_UNIT_WATCH_TESTING_H
 #define TESTS_UNIT_WATCH_TESTING_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
 #include "common/base/ev.h"
 #include "watchd/h2.h"
 #include "watchd/store.h"
@@ -58,6 +54,8 @@ void wt_commit(struct wt_world *w);
 void wt_put(struct wt_world *w, const char *key, const char *value);
 void wt_delete(struct wt_world *w, const char *key);
 void wt_compact(struct wt_world *w, int64_t rev);
+/* What is not visible yet is undone. */
+void wt_rollback(struct wt_world *w);
 /* Empties the store and loads it with its own rows. */
 void wt_reload(struct wt_world *w);
 
