@@ -17,3 +17,9 @@ check_PROGRAMS += tests/unit/test_engine.pg
 TESTS += tests/unit/test_engine.pg
 tests_unit_test_engine_pg_SOURCES = $(ENGINE_TESTING) tests/unit/test_engine.c
 tests_unit_test_engine_pg_LDADD = $(WATCH_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_watch_watch
+TESTS += tests/unit/test_watch_watch
+WATCH_MODEL = tests/unit/watch_model.c tests/unit/watch_model.h tests/unit/watch_testing.c \
+	tests/unit/watch_testing.h
+tests_unit_test_watch_watch_SOURCES = tests/unit/test_watch_watch.c $(WATCH_MODEL)
+tests_unit_test_watch_watch_LDADD = $(WATCH_TEST_LIBS)
