@@ -184,22 +184,21 @@ static int write_left(struct h2_conn *c)
 	return 0;
 }
 
-/* Frames into the server's buffer. *ret_more: there are more than fit. */
-static int fill(struct h2_conn *c, bool *ret_more)
+/* Frames into the server's buffer; DATA goes there by h2_out_write, which leaves room for one other
+ * frame behind it. */
+static int fill(struct h2_conn *c)
 {
 	struct h2_server *srv = c->srv;
-	*ret_more = true;
-	while (srv->fill_len + H2_FRAME_ROOM <= sizeof(srv->fill_buf)) {
+	srv->fill_full = false;
+	while (!srv->fill_full) {
 		const uint8_t *p;
 		ssize_t n = nghttp2_session_mem_send(c->session, &p);
-		if (n < 0)
+		if (n <= 0)
 			return (int)n;
-		*ret_more = n > 0;
-		if (n == 0)
-			break;
 		ASSERT((size_t)n <= sizeof(srv->fill_buf) - srv->fill_len);
 		memcpy(srv->fill_buf + srv->fill_len, p, (size_t)n);
 		srv->fill_len += (size_t)n;
+		srv->fill_full = srv->fill_len + H2_FRAME_ROOM > sizeof(srv->fill_buf);
 	}
 	return 0;
 }
@@ -229,8 +228,7 @@ static void tell_drained(struct h2_conn *c)
 
 static void flush_h2(struct h2_conn *c)
 {
-	bool more = false;
-	int err = fill(c, &more);
+	int err = fill(c);
 	if (err != 0) {
 		c->srv->fill_len = 0;
 		h2_conn_fail(c, H2_STAT_ENDED_PROTOCOL, nghttp2_strerror(err));
@@ -244,7 +242,7 @@ static void flush_h2(struct h2_conn *c)
 	tell_drained(c);
 	if (out_left(c) > 0)
 		return;
-	if (more)
+	if (c->srv->fill_full)
 		h2_flush_soon(c);
 	else if (nghttp2_session_want_read(c->session) == 0 &&
 		 nghttp2_session_want_write(c->session) == 0)
@@ -398,15 +396,16 @@ void h2_conn_sweep(struct h2_conn *c, uint64_t now)
 			h2_conn_gone(c);
 		return;
 	}
-	sweep_streams(c, now);
 	if (out_left(c) > 0 && now - c->sent_ms >= l->stall_ms)
 		h2_conn_fail(c, H2_STAT_ENDED_STALLED, "nothing was taken for too long");
 	else if (c->unfinished_bytes > 0 && c->n_paused == 0 && now - c->heard_ms >= l->stall_ms)
 		h2_conn_fail(c, H2_STAT_ENDED_STALLED, "a message stopped in its middle");
-	else if (is_idle(c, now) && c->state == CONN_H2)
+	else if (is_idle(c, now) && c->greeted)
 		h2_session_idle(c);
 	else if (is_idle(c, now))
 		h2_conn_fail(c, H2_STAT_ENDED_IDLE, "idle");
+	else
+		sweep_streams(c, now);
 }
 
 /* --- life --- */

@@ -85,6 +85,7 @@ struct h2_server {
 	} drain;
 	uint64_t now_ms; /* when the present flush began */
 	size_t fill_len; /* of fill_buf; 0 between flushes */
+	bool fill_full;  /* there was more than fits */
 	uint8_t fill_buf[H2_FILL_BYTES];
 	uint8_t read_buf[H2_READ_BYTES];
 };

@@ -244,7 +244,12 @@ int h2_out_write(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *
 	(void)user_data;
 	struct h2_server *srv = s->c->srv;
 	uint8_t *out = srv->fill_buf + srv->fill_len;
-	ASSERT(length + 9 <= sizeof(srv->fill_buf) - srv->fill_len && length <= s->left);
+	if (srv->fill_len + 9 + length + H2_FRAME_ROOM > sizeof(srv->fill_buf)) {
+		srv->fill_full = true;
+		return NGHTTP2_ERR_WOULDBLOCK; /* the same frame again in the next pass */
+	}
+	if (length > s->left)
+		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* it was reset in between */
 	memcpy(out, framehd, 9);
 	for (size_t done = 0; done < length;) {
 		struct out_msg *m = s->first;

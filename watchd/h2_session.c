@@ -5,7 +5,7 @@
  *
  * Floods: what costs the client nothing and us something is counted. RST_STREAM, queued
  * acknowledgements, settings and CONTINUATION frames are counted by nghttp2, everything else
- * without use (pings, empty DATA, PRIORITY, unknown types, invalid frames, headers over the limit)
+ * without use (pings, empty DATA, PRIORITY, invalid frames, headers over the limit)
  * here, per sweep. Over the limit: GOAWAY with ENHANCE_YOUR_CALM, and nothing more is read.
  */
 #include "config.h"

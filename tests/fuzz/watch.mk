@@ -12,3 +12,47 @@ EXTRA_DIST += \
 	tests/fuzz/corpus/watch_watch/random3 \
 	tests/fuzz/corpus/watch_watch/short \
 	# end
+FUZZERS += tests/fuzz/fuzz_http1
+tests_fuzz_fuzz_http1_SOURCES = tests/fuzz/fuzz_http1.c $(FUZZ_MAIN)
+tests_fuzz_fuzz_http1_LDADD = watchd/libwatchd.a $(BASE_LIBS)
+tests_fuzz_fuzz_http1_LDFLAGS = $(FUZZLINK)
+FUZZERS += tests/fuzz/fuzz_grpc
+tests_fuzz_fuzz_grpc_SOURCES = tests/fuzz/fuzz_grpc.c $(FUZZ_MAIN)
+tests_fuzz_fuzz_grpc_LDADD = watchd/libwatchd.a $(BASE_LIBS)
+tests_fuzz_fuzz_grpc_LDFLAGS = $(FUZZLINK)
+FUZZERS += tests/fuzz/fuzz_watch_h2
+tests_fuzz_fuzz_watch_h2_SOURCES = tests/fuzz/fuzz_watch_h2.c $(FUZZ_MAIN)
+tests_fuzz_fuzz_watch_h2_LDADD = watchd/libwatchd.a $(BASE_LIBS) $(NGHTTP2_LIBS)
+tests_fuzz_fuzz_watch_h2_LDFLAGS = $(FUZZLINK)
+
+EXTRA_DIST += \
+	tests/fuzz/corpus/grpc/compressed \
+	tests/fuzz/corpus/grpc/content-type \
+	tests/fuzz/corpus/grpc/cut \
+	tests/fuzz/corpus/grpc/large \
+	tests/fuzz/corpus/grpc/timeout \
+	tests/fuzz/corpus/grpc/two \
+	tests/fuzz/corpus/http1/chunked \
+	tests/fuzz/corpus/http1/get \
+	tests/fuzz/corpus/http1/head10 \
+	tests/fuzz/corpus/http1/http2 \
+	tests/fuzz/corpus/http1/pipelined \
+	tests/fuzz/corpus/http1/put \
+	tests/fuzz/corpus/http1/tls \
+	tests/fuzz/corpus/watch_h2/big \
+	tests/fuzz/corpus/watch_h2/big-reset \
+	tests/fuzz/corpus/watch_h2/control \
+	tests/fuzz/corpus/watch_h2/headers \
+	tests/fuzz/corpus/watch_h2/http1 \
+	tests/fuzz/corpus/watch_h2/http1-bad \
+	tests/fuzz/corpus/watch_h2/http1-later \
+	tests/fuzz/corpus/watch_h2/large \
+	tests/fuzz/corpus/watch_h2/preface-cut \
+	tests/fuzz/corpus/watch_h2/refused \
+	tests/fuzz/corpus/watch_h2/reset \
+	tests/fuzz/corpus/watch_h2/stream \
+	tests/fuzz/corpus/watch_h2/streams \
+	tests/fuzz/corpus/watch_h2/trailers \
+	tests/fuzz/corpus/watch_h2/unary \
+	tests/fuzz/corpus/watch_h2/unfinished \
+	# end
