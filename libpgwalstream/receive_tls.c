@@ -6,15 +6,19 @@
  *
  * The server makes a TLS record of every message, and OpenSSL reads a record's header and body each
  * by itself. A BIO of ours in the place of the reading one gives it the bytes of one large recv:
- * one call per wake-up, and "no more" without asking the socket. Writing goes through libpq's own
- * BIO.
+ * one call per wake-up, and "no more" without asking the socket. With its read-ahead it asks us for
+ * several records at once. Writing goes through libpq's own BIO.
  *
  * Invariants:
  *   1. The BIO never says end of file, only "retry": how the socket ended we know ourselves, and
  *      OpenSSL's state stays clean until then.
  *   2. dry: neither raw nor OpenSSL holds anything of which more could be made. Only then may
- *      somebody wait for the descriptor.
- *   3. The SSL has libpq's BIO again before libpq gets the connection back (PQfinish frees both).
+ *      somebody wait for the descriptor. What OpenSSL has read ahead it counts as pending, so this
+ *      is either its own word (nothing pending, nothing in raw) or that it wanted more than raw
+ * had.
+ *   3. The SSL has libpq's BIO and read-ahead as it was again before libpq gets the connection back
+ *      (PQfinish frees both). The front part of a record may then stand in OpenSSL's buffer, which
+ *      its next read begins with.
  */
 #include "config.h"
 
@@ -31,8 +35,13 @@
 #include "libpgwalstream/pgwalstream.h"
 #include "libpgwalstream/receive.h"
 
+/* What OpenSSL is given at once: it moves all that is behind a record of 128 bytes or more to where
+ * it is aligned, so much would cost more than it saves. */
+#define FEED_BYTES 2048
+
 struct pgwsi_tls {
 	SSL *ssl;
+	int read_ahead; /* as libpq had it */
 	int fd;
 	BIO_METHOD *method;
 	bool dry;
@@ -55,6 +64,8 @@ static int feed_read(BIO *bio, char *to, int len)
 	}
 	if (n > (size_t)len)
 		n = (size_t)len;
+	if (n > FEED_BYTES)
+		n = FEED_BYTES;
 	memcpy(to, tls->raw + tls->raw_pos, n);
 	tls->raw_pos += n;
 	return (int)n;
@@ -111,6 +122,8 @@ struct pgwsi_tls *pgwsi_tls_new(void *openssl, int fd)
 	/* Lets go of the reading side's reference to libpq's BIO; the writing side keeps its own.
 	 */
 	SSL_set0_rbio(tls->ssl, bio);
+	tls->read_ahead = SSL_get_read_ahead(tls->ssl);
+	SSL_set_read_ahead(tls->ssl, 1);
 	return tls;
 }
 
@@ -123,6 +136,7 @@ void pgwsi_tls_free(struct pgwsi_tls **tlsp)
 	BIO *own = SSL_get_wbio(tls->ssl);
 	BIO_up_ref(own);
 	SSL_set0_rbio(tls->ssl, own);
+	SSL_set_read_ahead(tls->ssl, tls->read_ahead);
 	BIO_meth_free(tls->method);
 	free(tls);
 }

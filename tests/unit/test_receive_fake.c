@@ -224,6 +224,79 @@ static void test_every_boundary(void **state)
 	walsender_close(w);
 }
 
+/* What the walsender would send for one write. */
+static size_t encrypt(struct walsender *w, const void *bytes, size_t len, uint8_t *ret_cipher)
+{
+	char *at;
+	BIO *own = SSL_get_wbio(w->ssl), *memory = BIO_new(BIO_s_mem());
+	BIO_up_ref(own);
+	SSL_set0_wbio(w->ssl, memory);
+	assert_int_equal(SSL_write(w->ssl, bytes, (int)len), len);
+	size_t n = (size_t)BIO_get_mem_data(memory, &at);
+	memcpy(ret_cipher, at, n);
+	SSL_set0_wbio(w->ssl, own);
+	return n;
+}
+
+static void send_raw(struct walsender *w, const uint8_t *bytes, size_t len)
+{
+	while (len > 0) {
+		ssize_t n = send(w->fd, bytes, len, 0);
+		assert_true(n > 0);
+		bytes += n;
+		len -= (size_t)n;
+	}
+}
+
+/* So many messages come from *lsn on, and then none. */
+static void take_numbered(struct pgws_stream *s, int n, uint64_t *lsn)
+{
+	struct pgws_event ev;
+	for (; n > 0; n--) {
+		assert_int_equal(next(s, &ev), 0);
+		assert_int_equal(ev.start_lsn, *lsn);
+		++*lsn;
+	}
+	assert_int_equal(pgws_stream_next(s, &ev), PGWS_EAGAIN);
+}
+
+/* Whatever of the last TLS record has come, the messages before it are given out. */
+static void test_tls_boundaries(void **state)
+{
+	enum { N_SIZES = 4 };
+	static const size_t sizes[N_SIZES] = {1, 200, 2500, 40000};
+	static uint8_t cipher[60000], body[40000];
+	static struct frames f;
+	(void)state;
+	if (!have_tls)
+		skip();
+	struct walsender *w = open_walsender(true);
+	struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
+	uint64_t lsn = 1;
+	for (size_t cut = 1;; cut += cut < 3000 ? 1 : 997) {
+		size_t end[N_SIZES], len = 0;
+		int n_first = 0;
+		for (size_t i = 0; i < N_SIZES; i++) {
+			f.len = 0;
+			put_data(&f, lsn + i, body, sizes[i]);
+			len += encrypt(w, f.bytes, f.len, cipher + len);
+			end[i] = len;
+		}
+		if (cut >= len)
+			break;
+		while (end[n_first] <= cut)
+			n_first++;
+		send_raw(w, cipher, cut);
+		wait_readable(s);
+		take_numbered(s, n_first, &lsn);
+		send_raw(w, cipher + cut, len - cut);
+		wait_readable(s);
+		take_numbered(s, (int)N_SIZES - n_first, &lsn);
+	}
+	done(s, w);
+	walsender_close(w);
+}
+
 /* ---- Ends and errors ------------------------------------------------------------------------- */
 
 /* Both ways say the same of what the server says. */
@@ -664,6 +737,7 @@ static void orderly_end(bool tls)
 	struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
 	struct frames f = {.len = 0};
 	char body[2000], type = 0;
+	uint8_t cipher[200];
 	put_data(&f, 1, "x", 1);
 	put_keepalive(&f, 5, 1);
 	put_frame(&f, 'N', "SNOTICE\0C00000\0Mhear\0", 22);
@@ -679,7 +753,19 @@ static void orderly_end(bool tls)
 		assert_int_equal(pgws_stream_work(s), PGWS_EAGAIN);
 		wait_readable(s);
 	}
-	walsender_send(w, f.bytes + f.len - 3, 3);
+	size_t n_cipher = 0, half = 0;
+	if (tls) {
+		/* With half a record behind it, which OpenSSL keeps for libpq. */
+		n_cipher = encrypt(w, f.bytes + f.len - 3, 3, cipher);
+		half = n_cipher + 30;
+		n_cipher += encrypt(w,
+			"S\0\0\0\x0e"
+			"a\0bcdefgh",
+			15, cipher + n_cipher);
+		send_raw(w, cipher, half);
+	} else {
+		walsender_send(w, f.bytes + f.len - 3, 3);
+	}
 	assert_int_equal(work(s, w), 0);
 	assert_int_equal(pgws_stream_phase(s), PGWS_PHASE_READY);
 	assert_int_equal(pgws_stream_query(s, "SELECT 1"), 0);
@@ -687,6 +773,8 @@ static void orderly_end(bool tls)
 		assert_int_equal(pgws_stream_work(s), PGWS_EAGAIN);
 		type = walsender_frame(w, body, sizeof(body));
 	}
+	if (tls)
+		send_raw(w, cipher + half, n_cipher - half);
 	f.len = 0;
 	put_frame(&f, 'C', "SELECT 0", 9);
 	put_frame(&f, 'Z', "I", 1);
@@ -719,7 +807,11 @@ static unsigned round_of(struct pgwsi_rx *rx, int64_t *now_ns, int64_t us, uint6
 static void test_rest(void **state)
 {
 	(void)state;
-	struct pgwsi_rx rx = {.fd = -1, .rest_events = 64, .rest_bytes = 65536};
+	struct pgwsi_rx rx = {.fd = -1,
+		.rest_per_100k_us = 300,
+		.rest_max_us = 1000,
+		.rest_events = 64,
+		.rest_bytes = 65536};
 	int64_t now = INT64_C(1) << 50;
 	/* Slow: never, whatever the wake-up brought. */
 	for (int i = 0; i < 100; i++)
@@ -752,6 +844,11 @@ static void test_rest(void **state)
 	for (int i = 0; i < 99; i++)
 		round_of(&rx, &now, 100, 5, 100000);
 	assert_int_equal(rx.rest_us, 0);
+	/* Never longer than this. */
+	rx.rest_events = 100000;
+	for (int i = 0; i < 99; i++)
+		round_of(&rx, &now, 100, 500, 1);
+	assert_int_equal(rx.rest_us, 1000);
 }
 
 static int setup_tls(void **state)
@@ -780,6 +877,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_every_boundary),
+		cmocka_unit_test(test_tls_boundaries),
 		cmocka_unit_test(test_ends),
 		cmocka_unit_test(test_odd_errors),
 		cmocka_unit_test(test_no_message),
