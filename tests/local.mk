@@ -144,7 +144,9 @@ EXTRA_DIST += \
 	tests/system/test_wal_exact.py \
 	tests/system/test_wal_storm.py \
 	tests/system/test_watch_diff.py \
+	tests/system/test_watch_etcdctl.py \
 	tests/system/test_watch_linear.py \
+	tests/system/test_watch_semantics.py \
 	tests/system/watch_calls.py \
 	tests/system/watch_check.py \
 	# end

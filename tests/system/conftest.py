@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 
+from etcd import kinds, serve  # noqa: E402
 from suite import Postgres, Suite  # noqa: E402
 
 
@@ -59,3 +60,25 @@ def make_postgres():
     yield make
     for p in made:
         p.close()
+
+
+@pytest.fixture(scope="module", params=kinds())
+def server(request):
+    """A server of the etcd API, of each kind in turn, shared by the tests of one file."""
+    s = serve(request.param)
+    s.kind = request.param
+    yield s
+    s.close()
+
+
+@pytest.fixture(params=kinds())
+def serve_own(request):
+    """serve_own(**options): a server of the etcd API for one test."""
+    made = []
+
+    def make(**options):
+        made.append(serve(request.param, **options))
+        return made[-1]
+    yield make
+    for s in made:
+        s.close()

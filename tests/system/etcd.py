@@ -23,7 +23,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc  # noqa: E402
 from google.protobuf import text_format  # noqa: E402
 
-from suite import free_port, short_dir, wait_until  # noqa: E402
+from suite import Suite, free_port, short_dir, wait_until  # noqa: E402
 
 PROTO_DIR = f"{os.environ.get('HOWDAH_SRCDIR', os.path.dirname(__file__) + '/../..')}/watchd/proto"
 
@@ -285,6 +285,11 @@ def prefix_end(key):
     return b"\0"
 
 
+def kinds():
+    """The servers that a test runs on, with the same assertions."""
+    return os.environ.get("HOWDAH_ETCD_KINDS", "etcd").split(",")
+
+
 class Endpoint:
     """What a server of the etcd API is to a test: an address, and clients that end with it."""
 
@@ -361,3 +366,27 @@ class Etcd(Endpoint):
         self.close_clients()
         self.stop(signal.SIGKILL)
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+class Watchd(Endpoint):
+    """The suite with watchd; section: keys of its part of the configuration."""
+
+    def __init__(self, section="", **options):
+        self.suite = Suite(watchd=section, **options)
+        super().__init__(f"127.0.0.1:{self.suite.etcd_port}")
+        self.wait_ready()
+
+    def close(self):
+        self.close_clients()
+        self.suite.close()
+
+
+def serve(kind, progress_ms=None, max_request=None, quota=None):
+    """A server of its own, "etcd" or "watchd", with etcd's defaults but for what is given."""
+    if kind == "etcd":
+        given = [("--experimental-watch-progress-notify-interval", progress_ms and f"{progress_ms}ms"),
+                 ("--max-request-bytes", max_request), ("--quota-backend-bytes", quota)]
+        return Etcd(*(f"{name}={value}" for name, value in given if value))
+    given = [("progress_interval", progress_ms and f"{progress_ms}ms"),
+             ("max_request_bytes", max_request and f"{max_request}B"), ("quota", quota and f"{quota}B")]
+    return Watchd(" ".join(f'{name} = "{value}";' for name, value in given if value))
