@@ -297,6 +297,16 @@ static void wait_for_news(struct pgws_consumer *c, int timeout_ms)
 	c->rest_us = 0;
 }
 
+/* Without the lock: it is the caller's code. */
+static void tell_notice(struct pgws_consumer *c)
+{
+	char text[sizeof(c->notice)];
+	memcpy(text, c->notice, sizeof(text));
+	c->notice[0] = 0;
+	if (c->options.on_notice != NULL)
+		c->options.on_notice(text, c->options.notice_arg);
+}
+
 /* Everything that can be done at once: a result, or PGWS_EAGAIN with the descriptors set. */
 static int step(struct pgws_consumer *c, struct pgws_change *ret_change)
 {
@@ -324,6 +334,8 @@ static int step(struct pgws_consumer *c, struct pgws_change *ret_change)
 		set_timer(c, next_deadline(c));
 	}
 	pthread_mutex_unlock(&c->lock);
+	if (c->notice[0] != 0)
+		tell_notice(c);
 	return rc;
 }
 

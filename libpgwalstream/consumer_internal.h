@@ -86,6 +86,7 @@ struct pgws_consumer {
 
 	char sqlstate[6];
 	char error[1024];
+	char notice[1200]; /* not told yet; the caller's thread only */
 };
 
 /* consumer.c */

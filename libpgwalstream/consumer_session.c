@@ -136,15 +136,25 @@ static int64_t pause_us(struct pgws_consumer *c)
 	return pause / 2 + (int64_t)(random_next(c) % (uint64_t)(pause / 2 + 1));
 }
 
-static int pause_for_retry(struct pgws_consumer *c)
+/* why: of the notice. */
+static int pause_for_retry(struct pgws_consumer *c, const char *why)
 {
 	bool half = c->half;
+	snprintf(c->notice, sizeof(c->notice), "%s; %s", c->error, why);
 	pgws_stream_close(c->stream);
 	pgws_assembler_reset(c->assembler);
 	c->half = false;
 	c->state = PGWSI_PAUSED;
 	c->retry_at = pgwsi_now_us() + pause_us(c);
 	return half ? PGWS_RESTARTED : PGWS_EAGAIN;
+}
+
+/* Once in a life, so it counts as no attempt. */
+static int leave_streaming(struct pgws_consumer *c)
+{
+	c->stream->options.streaming = PGWS_STREAMING_OFF;
+	return pause_for_retry(
+		c, "large transactions are left to the server from now on, trying again");
 }
 
 int pgwsi_consumer_lost(struct pgws_consumer *c, int err)
@@ -158,6 +168,8 @@ int pgwsi_consumer_lost(struct pgws_consumer *c, int err)
 	if (c->error[0] == 0)
 		snprintf(c->error, sizeof(c->error), "%s", pgws_strerror(err));
 
+	if (pgws_stream_streaming_failed(c->stream))
+		return leave_streaming(c);
 	enum verdict verdict = judge(c, err);
 	if (verdict == FATAL)
 		return pgwsi_consumer_end(c, err == PGWS_ECONN ? PGWS_ESERVER : err);
@@ -173,7 +185,7 @@ int pgwsi_consumer_lost(struct pgws_consumer *c, int err)
 	if (counts && c->attempts >= c->options.retry_max)
 		return pgwsi_consumer_end(c, err);
 	c->attempts += counts;
-	return pause_for_retry(c);
+	return pause_for_retry(c, "trying again");
 }
 
 /* ---- Checks -----------------------------------------------------------------------------------

@@ -522,6 +522,11 @@ PGWS_API void pgws_stream_close(struct pgws_stream *s);
 PGWS_API int pgws_stream_server_version(const struct pgws_stream *s);
 PGWS_API const char *pgws_stream_error(const struct pgws_stream *s);    /* one line, "" if none */
 PGWS_API const char *pgws_stream_sqlstate(const struct pgws_stream *s); /* "" if none */
+/* FAILED: the server broke the stream by an internal error (XX...) while it streamed open
+ * transactions. Begin a new one with streaming off, from the same position: what PostgreSQL (14 to
+ * 18) cannot decode before a transaction's end ("could not map filenode": a table changed after a
+ * savepoint that had changed it was rolled back), it can at its end. */
+PGWS_API bool pgws_stream_streaming_failed(const struct pgws_stream *s);
 
 /* ---- Consumer ---------------------------------------------------------------------------------
  *
@@ -529,6 +534,8 @@ PGWS_API const char *pgws_stream_sqlstate(const struct pgws_stream *s); /* "" if
  * the confirmed position; a transaction that a loss cut short is given out again from its Begin,
  * after a change of kind PGWS_RESTARTED. What a retry cannot mend is told apart: PGWS_ESLOT,
  * PGWS_ESYSTEM, PGWS_ETIMELINE, PGWS_EBACK. A slot is never made again behind the caller's back.
+ * Streaming that the server cannot do (pgws_stream_streaming_failed) is off for the rest of the
+ * consumer's life.
  *
  * Threads: pgws_consumer_confirm, _get_position and _stop from any thread at any time; the others
  * from one thread at a time.
@@ -554,12 +561,16 @@ struct pgws_consumer_options {
 	 * slot that stands behind it was moved by somebody else, PGWS_ESLOT. Without it that is
 	 * found out within one life only. */
 	bool exact_start;
+	/* One line for a person to read: why a connection that is tried again was lost, that
+	 * streaming was given up. From within next and run; NULL: not wanted. */
+	void (*on_notice)(const char *text, void *arg);
+	void *notice_arg;
 };
 #define PGWS_CONSUMER_OPTIONS_INIT                                                                 \
 	{                                                                                          \
 		sizeof(struct pgws_consumer_options), PGWS_STREAM_OPTIONS_INIT,                    \
 			PGWS_ASSEMBLER_OPTIONS_INIT, 0, 0, 10, 200, 10000, 0, false, false, 0, 0,  \
-			false                                                                      \
+			false, 0, 0                                                                \
 	}
 
 struct pgws_consumer;

@@ -56,6 +56,7 @@ void pgwsi_keep_error(struct pgws_stream *s, const char *text)
 
 int pgwsi_fail(struct pgws_stream *s, int err)
 {
+	s->broke = s->phase == PGWS_PHASE_STREAMING;
 	s->phase = PGWS_PHASE_FAILED;
 	s->command = PGWSI_CMD_NONE;
 	return err;
@@ -333,4 +334,10 @@ const char *pgws_stream_error(const struct pgws_stream *s)
 const char *pgws_stream_sqlstate(const struct pgws_stream *s)
 {
 	return s->sqlstate;
+}
+
+bool pgws_stream_streaming_failed(const struct pgws_stream *s)
+{
+	return s->phase == PGWS_PHASE_FAILED && s->broke &&
+	       s->options.streaming != PGWS_STREAMING_OFF && strncmp(s->sqlstate, "XX", 2) == 0;
 }

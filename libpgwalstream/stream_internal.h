@@ -41,6 +41,7 @@ struct pgws_stream {
 	char *copy;          /* the message given out last, libpq's */
 	struct pgwsi_rx *rx; /* the socket was taken over: receive.h */
 	bool rx_refused;     /* it came out badly: libpq's loop from the next connection on */
+	bool broke;          /* FAILED, and STREAMING before that */
 	char *systemid;
 	char *dbname;
 	char *snapshot_name;

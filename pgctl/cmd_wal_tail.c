@@ -7,6 +7,12 @@
  * is new; with --from-slot it is a copy of the daemon's, made by the server: the original is
  * neither used nor moved.
  *
+ * Open transactions are streamed. One that the server cannot decode before its end
+ * (pgws_stream_streaming_failed) breaks the stream, and an error takes the session's temporary
+ * slots with it; so the SQL session keeps a second slot, the anchor, a copy of ours that is made
+ * anew every ANCHOR_MS while we move. From a copy of that the stream goes on without streaming,
+ * behind what was taken in.
+ *
  * The loop: pull changes until there is enough to write or nothing more; write what the output
  * takes without waiting; tell the server, at least every FEEDBACK_MS, how far everything is
  * printed; wait. A slow output so stops the pulling, never the feedback.
@@ -44,6 +50,7 @@
 #define FEEDBACK_MS 1000
 #define LAST_LINE_MS 1000 /* for the rest of a line after Ctrl-C */
 #define GOODBYE_MS 2000
+#define ANCHOR_MS 10000
 #define PULL_MAX 20000 /* changes in a row, that may all be hidden by the filter */
 
 struct tail {
@@ -53,14 +60,17 @@ struct tail {
 	struct pgws_assembler *assembler;
 	struct tail_show show;
 	struct tail_out out;
-	struct buf publications; /* "a,b" */
-	const char **tables;     /* borrowed words, the array is owned */
-	char slot[64];
+	struct buf publications;   /* "a,b" */
+	const char **tables;       /* borrowed words, the array is owned */
+	char slot[64], anchor[64]; /* anchor "": there is none */
+	unsigned n_anchors;        /* so far, for the name */
 	bool from_slot, follow;
 	int64_t limit, shown; /* limit < 0: none */
 	uint64_t stop_lsn;    /* 0: none */
+	uint64_t taken_lsn;   /* everything before it was taken in */
+	uint64_t anchor_lsn;  /* confirmed when the anchor was made */
 	uint64_t idle_lsn;    /* keepalive: nothing before it is still to come */
-	int64_t next_feedback_ms;
+	int64_t next_feedback_ms, next_anchor_ms;
 	int64_t sql_lost_ms; /* 0: the SQL session is there */
 	bool reply_requested;
 	bool done;
@@ -203,34 +213,89 @@ static void name_slot(struct tail *t)
 		(unsigned long)(ts.tv_sec << 20 ^ ts.tv_nsec) & 0xffffffffUL);
 }
 
-static int make_slot(struct tail *t)
+/* All names are [a-z0-9_]: nothing in them needs quoting. */
+static char *copy_query(const char *from, const char *to)
 {
-	struct pgws_slot_options options = PGWS_SLOT_OPTIONS_INIT;
-	if (!t->from_slot) {
-		options.temporary = true;
-		return walconn_finish(&t->w, pgws_stream_create_slot(t->w.s, &options),
-			"make a temporary slot",
-			"waiting for the transactions that are open now to end: what commits after "
-			"them is shown");
-	}
-	/* Both names are [a-z0-9_]: nothing in them needs quoting. */
-	char *sql = xasprintf("SELECT pg_copy_logical_replication_slot('howdah_%s', '%s', true)",
-		t->db.place.node, t->slot);
-	int status = walconn_finish(
-		&t->w, pgws_stream_query(t->w.s, sql), "copy the daemon's slot for a while", NULL);
+	return xasprintf("SELECT pg_copy_logical_replication_slot('%s', '%s', true)", from, to);
+}
+
+static int copy_slot(struct tail *t, const char *from, const char *what)
+{
+	char *sql = copy_query(from, t->slot);
+	int status = walconn_finish(&t->w, pgws_stream_query(t->w.s, sql), what, NULL);
 	free(sql);
 	return status;
 }
 
-static int open_stream(struct tail *t)
+static int make_slot(struct tail *t)
+{
+	struct pgws_slot_options options = PGWS_SLOT_OPTIONS_INIT;
+	if (t->from_slot) {
+		char *from = xasprintf("howdah_%s", t->db.place.node);
+		int status = copy_slot(t, from, "copy the daemon's slot for a while");
+		free(from);
+		return status;
+	}
+	options.temporary = true;
+	return walconn_finish(&t->w, pgws_stream_create_slot(t->w.s, &options),
+		"make a temporary slot",
+		"waiting for the transactions that are open now to end: what commits after "
+		"them is shown");
+}
+
+/* In the SQL session; one that fails leaves no anchor. */
+static bool run_sql(struct tail *t, const char *sql)
+{
+	PGresult *res = PQexec(t->db.pg, sql);
+	bool ok = PQresultStatus(res) == PGRES_TUPLES_OK;
+	PQclear(res);
+	return ok;
+}
+
+static void drop_anchor(struct tail *t)
+{
+	char *sql = xasprintf("SELECT pg_drop_replication_slot('%s')", t->anchor);
+	if (t->anchor[0] != '\0')
+		(void)run_sql(t, sql); /* else the server drops it when we end */
+	t->anchor[0] = '\0';
+	free(sql);
+}
+
+/* A new one stands before the old one goes. */
+static void move_anchor(struct tail *t, uint64_t confirmed_lsn)
+{
+	char name[sizeof(t->anchor)];
+	snprintf(name, sizeof(name), "%.48s_%u", t->slot, t->n_anchors++);
+	char *sql = copy_query(t->slot, name);
+	bool made = run_sql(t, sql);
+	drop_anchor(t);
+	if (made)
+		memcpy(t->anchor, name, sizeof(name));
+	t->anchor_lsn = confirmed_lsn;
+	t->next_anchor_ms = now_ms() + ANCHOR_MS;
+	free(sql);
+}
+
+static int connect_stream(struct tail *t, enum pgws_streaming streaming)
 {
 	struct pgws_stream_options options = PGWS_STREAM_OPTIONS_INIT;
 	name_slot(t);
 	options.slot = t->slot;
 	options.publications = buf_cstr(&t->publications);
-	options.streaming = PGWS_STREAMING_ON;
+	options.streaming = streaming;
 	options.messages = (t->show.filter.ops & TAIL_MESSAGE) != 0;
-	int status = walconn_open(&t->w, &t->db, options);
+	return walconn_open(&t->w, &t->db, options);
+}
+
+static int start_stream(struct tail *t)
+{
+	return walconn_finish(
+		&t->w, pgws_stream_start(t->w.s, t->taken_lsn), "start the stream", NULL);
+}
+
+static int open_stream(struct tail *t)
+{
+	int status = connect_stream(t, PGWS_STREAMING_ON);
 	if (status == PGCTL_OK && t->from_slot && !t->follow) {
 		status = walconn_finish(
 			&t->w, pgws_stream_identify(t->w.s), "ask where the server is", NULL);
@@ -239,9 +304,30 @@ static int open_stream(struct tail *t)
 	}
 	if (status == PGCTL_OK)
 		status = make_slot(t);
+	if (status != PGCTL_OK)
+		return status;
+	move_anchor(t, 0);
+	return start_stream(t);
+}
+
+/* The stream goes on without streaming. A transaction that came in part would be shown twice; but
+ * what broke in there is not mended by this anyway. An exit status. */
+static int fall_back(struct tail *t)
+{
+	if (t->anchor[0] == '\0' || pgws_assembler_in_transaction(t->assembler))
+		return walconn_failed(&t->w, PGWS_ESERVER, "follow the server");
+	pgctl_warn(t->p, NULL,
+		"%s; the server can decode it at its end only, large transactions are left to it "
+		"from now on",
+		pgws_stream_error(t->w.s));
+	walconn_close(&t->w);
+	pgws_assembler_reset(t->assembler);
+	int status = connect_stream(t, PGWS_STREAMING_OFF);
 	if (status == PGCTL_OK)
-		status = walconn_finish(
-			&t->w, pgws_stream_start(t->w.s, 0), "start the stream", NULL);
+		status = copy_slot(t, t->anchor, "go back to where the stream was");
+	if (status == PGCTL_OK)
+		status = start_stream(t);
+	drop_anchor(t);
 	return status;
 }
 
@@ -310,7 +396,10 @@ static void take_change(struct tail *t, const struct pgws_change *c)
 	t->shown += tail_show_change(&t->show, c, &t->out.lines);
 	if (t->limit >= 0 && t->shown >= t->limit)
 		t->done = true;
+	if (c->commit_lsn == 0 && c->msg.type == PGWS_MESSAGE && c->lsn >= t->taken_lsn)
+		t->taken_lsn = c->lsn + 1;
 	if (c->msg.type == PGWS_COMMIT) {
+		t->taken_lsn = c->end_lsn;
 		tail_out_mark(&t->out, c->end_lsn);
 		if (t->stop_lsn != 0 && c->end_lsn >= t->stop_lsn)
 			t->done = true;
@@ -353,8 +442,10 @@ static int pull_one(struct tail *t, int *ret_status)
 	if (rc == PGWS_EAGAIN)
 		return rc;
 	if (rc != 0) {
-		*ret_status = walconn_failed(&t->w, rc, "follow the server");
-		return PGWS_EEND;
+		*ret_status = pgws_stream_streaming_failed(t->w.s)
+				      ? fall_back(t)
+				      : walconn_failed(&t->w, rc, "follow the server");
+		return *ret_status == PGCTL_OK ? 0 : PGWS_EEND;
 	}
 	if (ev.kind == PGWS_EVENT_KEEPALIVE) {
 		take_keepalive(t, &ev);
@@ -396,6 +487,8 @@ static void feed_back(struct tail *t)
 	(void)pgws_stream_feedback(t->w.s, lsn, lsn, lsn, t->stop_lsn != 0);
 	t->reply_requested = false;
 	t->next_feedback_ms = now + FEEDBACK_MS;
+	if (t->anchor[0] != '\0' && lsn > t->anchor_lsn && now >= t->next_anchor_ms)
+		move_anchor(t, lsn);
 }
 
 /* The SQL session has something to say: only that it ends, most likely. */

@@ -94,7 +94,7 @@ struct follower {
 	struct ev_deferred stopped;
 	enum pg_class stop_class;
 	bool slot_busy;
-	bool decoding_failed;
+	bool streaming_failed;
 	char text[1400];
 };
 
@@ -184,8 +184,7 @@ static void fail_stream(struct follower *f, int err)
 	const char *error = pgws_stream_error(f->stream);
 	const char *remedy = "";
 	f->slot_busy = strcmp(state, "55006") == 0;
-	f->decoding_failed = f->state == FOLLOWER_STREAMING && f->streaming != PGWS_STREAMING_OFF &&
-			     strncmp(state, "XX", 2) == 0;
+	f->streaming_failed = pgws_stream_streaming_failed(f->stream);
 	/* Lost, as by pg_resetwal: then nobody knows where the timelines part. Next time without.
 	 */
 	if (f->state == FOLLOWER_HISTORY && strcmp(state, "58P01") == 0)
@@ -594,7 +593,7 @@ static void begin(struct follower *f)
 	ev_defer_cancel(f->loop, &f->stopped);
 	f->no_more_answers = false;
 	f->full = false;
-	f->slot_busy = f->decoding_failed = false;
+	f->slot_busy = f->streaming_failed = false;
 	f->left_lsn = 0;
 	f->text[0] = '\0';
 	set_state(f, FOLLOWER_RESOLVING);
@@ -638,9 +637,9 @@ bool follower_slot_busy(const struct follower *f)
 	return f->slot_busy;
 }
 
-bool follower_decoding_failed(const struct follower *f)
+bool follower_streaming_failed(const struct follower *f)
 {
-	return f->decoding_failed;
+	return f->streaming_failed;
 }
 
 void follower_create_slot(struct follower *f)

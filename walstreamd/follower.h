@@ -96,11 +96,9 @@ const char *follower_state_str(enum follower_state s);
 uint64_t follower_left_lsn(const struct follower *f);
 /* In on_stopped: the slot is still in use by another session, most likely our own last one. */
 bool follower_slot_busy(const struct follower *f);
-/* The last stream ended with an internal error of the server while it streamed open transactions.
- * PostgreSQL 14 to 18 cannot decode some transactions before their end: one that changes a table's
- * definition after a savepoint that did so was rolled back ("could not map filenode"). At their end
- * it can. */
-bool follower_decoding_failed(const struct follower *f);
+/* The last stream ended because the server could not stream open transactions: see
+ * pgws_stream_streaming_failed. */
+bool follower_streaming_failed(const struct follower *f);
 /* The position that the last feedback carried; the server's end as last heard. */
 uint64_t follower_sent_flush_lsn(const struct follower *f);
 uint64_t follower_server_lsn(const struct follower *f);

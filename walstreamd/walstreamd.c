@@ -433,7 +433,7 @@ static void fol_on_stopped(enum pg_class class, const char *text, void *arg)
 		set_trouble(w, text);
 		ev_timer_start(&w->retry, ms);
 	}
-	if (follower_decoding_failed(w->follower))
+	if (follower_streaming_failed(w->follower))
 		publisher_forbid_streaming(w->publisher, text);
 	registrar_slot_failed(w->registrar, text);
 	drive(w);

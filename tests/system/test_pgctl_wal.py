@@ -366,6 +366,41 @@ def test_streamed_transactions(suite, tail):
         suite.sql("SELECT pg_reload_conf()")
 
 
+@pytest.mark.parametrize("from_slot", [False, True])
+def test_server_cannot_stream(suite, tail, from_slot):
+    """What the server cannot decode before its end is shown all the same, nothing twice: the stream goes
+    on without streaming (PostgreSQL up to 18: a table changed after a rolled-back savepoint that changed it)."""
+    name = f"cs{from_slot:d}"
+    publish(suite, name, "id int PRIMARY KEY, t text")
+    suite.sql("ALTER SYSTEM SET logical_decoding_work_mem = '64kB'")
+    suite.sql("SELECT pg_reload_conf()")
+    try:
+        t = tail("--table", name, "--op", "insert,message", *(["--from-slot", "--follow"] if from_slot else []))
+        suite.sql(f"INSERT INTO {name} VALUES (0, 'before')")
+        suite.sql("SELECT pg_logical_emit_message(false, 'm', 'alone')")
+        t.wait_rows(2)
+        xid = transaction(
+            suite, f"INSERT INTO {name} SELECT g, 'a' FROM generate_series(1, 2000) g",
+            "SAVEPOINT a", f"ALTER TABLE {name} ADD COLUMN aborted text",
+            f"INSERT INTO {name} SELECT g, 'b', repeat('z', 50) FROM generate_series(3000, 5000) g", "ROLLBACK TO a",
+            f"INSERT INTO {name} SELECT g, 'c' FROM generate_series(3000, 5000) g",
+            f"ALTER TABLE {name} ADD COLUMN kept text",
+            f"INSERT INTO {name} SELECT g, 'd', repeat('k', 50) FROM generate_series(6000, 8000) g")
+        suite.sql(f"INSERT INTO {name} VALUES (9000, 'after')")
+        rows = t.wait_rows(6005, 60)
+        inserts = [r for r in rows if r["op"] == "insert"]
+        assert len(rows) == 6005 and len(inserts) == 6004
+        assert [r["new"]["id"] for r in inserts] == [
+            0, *range(1, 2001), *range(3000, 5001), *range(6000, 8001), 9000]
+        assert {r["xid"] for r in inserts[1:-1]} == {xid}
+        assert t.end() == OK
+        broke = "large transactions are left to it" in t.errors
+        assert broke == (t.errors != ""), t.errors
+    finally:
+        suite.sql("ALTER SYSTEM RESET logical_decoding_work_mem")
+        suite.sql("SELECT pg_reload_conf()")
+
+
 def test_tail_usage(suite):
     for args in (["--op", "nonsense"], ["--limit", "0"], ["--follow"], ["--publication", "a,b"], ["--table"]):
         assert suite.pgctl_raw("wal", "tail", *args).returncode == USAGE, args

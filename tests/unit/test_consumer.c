@@ -591,11 +591,27 @@ static void test_a_slot_in_use_is_waited_for(void **state)
 	pgws_consumer_free(&second);
 }
 
+struct notices {
+	int n;
+	char last[1200];
+};
+
+static void take_notice(const char *text, void *arg)
+{
+	struct notices *n = arg;
+	n->n++;
+	snprintf(n->last, sizeof(n->last), "%s", text);
+}
+
 /* pg_walstream gave a cut transaction out again from its middle, with no sign. */
 static void test_a_transaction_cut_short_begins_anew(void **state)
 {
 	(void)state;
-	struct pgws_consumer *c = consumer();
+	struct notices notices = {.n = 0};
+	struct pgws_consumer_options o = consumer_options();
+	o.on_notice = take_notice;
+	o.notice_arg = &notices;
+	struct pgws_consumer *c = consumer_with(&o);
 	struct pgws_change ch;
 	run("INSERT INTO t SELECT i, 'x' FROM generate_series(1, 5) i");
 	expect_change(c, PGWS_COMMIT, &ch);
@@ -608,6 +624,8 @@ static void test_a_transaction_cut_short_begins_anew(void **state)
 	while ((rc = pgws_consumer_next(c, TEST_PATIENCE_MS, &ch)) == 0)
 		assert_int_not_equal(ch.msg.type, PGWS_COMMIT);
 	assert_int_equal(rc, PGWS_RESTARTED);
+	assert_true(notices.n > 0);
+	assert_non_null(strstr(notices.last, "trying again"));
 	/* The first transaction was given out whole and does not come again. */
 	rc = pgws_consumer_next(c, TEST_PATIENCE_MS, &ch);
 	assert_int_equal(rc, 0);
@@ -621,6 +639,61 @@ static void test_a_transaction_cut_short_begins_anew(void **state)
 	struct pgws_position pos;
 	pgws_consumer_get_position(c, &pos);
 	assert_true(pos.reconnects >= 1);
+	pgws_consumer_free(&c);
+}
+
+static uint32_t inserts_of_next_transaction(struct pgws_consumer *c)
+{
+	struct pgws_change ch;
+	uint32_t n = 0;
+	do {
+		assert_int_equal(pgws_consumer_next(c, TEST_PATIENCE_MS, &ch), 0);
+		n += ch.msg.type == PGWS_INSERT;
+	} while (ch.msg.type != PGWS_COMMIT);
+	return n;
+}
+
+/* PostgreSQL up to 18 cannot decode, before its end, a transaction that changes a table after a
+ * savepoint that had changed it was rolled back. It comes all the same, without an attempt more
+ * than retry_max allows. */
+static void test_a_server_that_cannot_stream(void **state)
+{
+	(void)state;
+	struct notices notices = {.n = 0};
+	struct pgws_consumer_options o = consumer_options();
+	o.stream.conninfo = "options='-c logical_decoding_work_mem=64kB'";
+	o.stream.streaming = PGWS_STREAMING_ON;
+	o.retry_max = 0;
+	o.on_notice = take_notice;
+	o.notice_arg = &notices;
+	struct pgws_consumer *c = consumer_with(&o);
+	run("INSERT INTO t VALUES (0, 'before')");
+	assert_int_equal(inserts_of_next_transaction(c), 1);
+	run("BEGIN");
+	run("INSERT INTO t SELECT i, 'a' FROM generate_series(1, 2000) i");
+	run("SAVEPOINT s");
+	run("ALTER TABLE t ADD COLUMN aborted text");
+	run("INSERT INTO t SELECT i, 'b', repeat('z', 50) FROM generate_series(3000, 5000) i");
+	run("ROLLBACK TO s");
+	run("INSERT INTO t SELECT i, 'c' FROM generate_series(3000, 5000) i");
+	run("ALTER TABLE t ADD COLUMN kept text");
+	run("INSERT INTO t SELECT i, 'd', repeat('k', 50) FROM generate_series(6000, 8000) i");
+	run("COMMIT");
+	run("INSERT INTO t VALUES (-1, 'after')");
+	assert_int_equal(inserts_of_next_transaction(c), 6002);
+	assert_int_equal(inserts_of_next_transaction(c), 1);
+	struct pgws_position pos;
+	pgws_consumer_get_position(c, &pos);
+	assert_int_equal(pos.reconnects, notices.n); /* 0: a server that is mended */
+	print_message("%d: %s\n", notices.n, notices.last);
+	if (notices.n > 0) {
+		assert_int_equal(notices.n, 1);
+		assert_non_null(strstr(notices.last, "large transactions are left to the server"));
+		assert_memory_equal(pgws_consumer_sqlstate(c), "XX", 2);
+	}
+	/* From now on it is not asked for any more: no such transaction breaks it again. */
+	run("INSERT INTO t SELECT i, 'e' FROM generate_series(10000, 14999) i");
+	assert_int_equal(inserts_of_next_transaction(c), 5000);
 	pgws_consumer_free(&c);
 }
 
@@ -731,6 +804,7 @@ int main(void)
 		TEST(test_an_invalidated_slot),
 		TEST(test_a_slot_in_use_is_waited_for),
 		TEST(test_a_transaction_cut_short_begins_anew),
+		TEST(test_a_server_that_cannot_stream),
 		TEST(test_a_slow_caller_keeps_its_connection),
 		TEST(test_an_idle_consumer_keeps_its_connection),
 		TEST(test_questions_take_their_time),

@@ -45,9 +45,12 @@ static struct walsender *open_walsender(bool tls)
 	return w;
 }
 
+static enum pgws_streaming streaming_option;
+
 static struct pgws_stream *make(const struct walsender *w, enum pgws_receive how)
 {
 	struct pgws_stream_options o = PGWS_STREAM_OPTIONS_INIT;
+	o.streaming = streaming_option;
 	o.conninfo = w->conninfo;
 	o.slot = "s";
 	o.publications = "p";
@@ -391,6 +394,40 @@ static void test_odd_errors(void **state)
 	assert_memory_equal(pgws_stream_error(s), "mmmm", 4);
 	done(s, w);
 	walsender_close(w);
+}
+
+/* An internal error of the server in the stream may be streaming's fault; another one, one that
+ * comes before the stream, or without streaming, is not. */
+static void test_streaming_failed(void **state)
+{
+	(void)state;
+	static const enum pgws_receive ways[] = {PGWS_RECEIVE_LIBPQ, PGWS_RECEIVE_SOCKET};
+	static const char *const errors[] = {"SERROR\0CXX000\0Mcould not map filenode\0",
+		"SERROR\0C57P01\0Mthe server goes down  \0"};
+	for (int i = 0; i < 16; i++) {
+		bool in_stream = i & 1, internal = i & 2, on = i & 4;
+		struct frames f = {.len = 0};
+		struct pgws_event ev;
+		struct walsender *w = open_walsender(false);
+		streaming_option = on ? PGWS_STREAMING_ON : PGWS_STREAMING_OFF;
+		struct pgws_stream *s = make(w, ways[i / 8]);
+		assert_false(pgws_stream_streaming_failed(s));
+		command(s, w);
+		if (in_stream) {
+			walsender_say(w, copy_both());
+			assert_int_equal(work(s, w), 0);
+		}
+		put_frame(&f, 'E', errors[!internal], 39);
+		put_frame(&f, 'Z', "I", 1);
+		walsender_say(w, &f);
+		assert_int_equal(in_stream ? next(s, &ev) : work(s, w), PGWS_ESERVER);
+		assert_int_equal(pgws_stream_streaming_failed(s), in_stream && internal && on);
+		pgws_stream_close(s);
+		assert_false(pgws_stream_streaming_failed(s));
+		done(s, w);
+		walsender_close(w);
+	}
+	streaming_option = PGWS_STREAMING_OFF;
 }
 
 static void test_no_message(void **state)
@@ -880,6 +917,7 @@ int main(void)
 		cmocka_unit_test(test_tls_boundaries),
 		cmocka_unit_test(test_ends),
 		cmocka_unit_test(test_odd_errors),
+		cmocka_unit_test(test_streaming_failed),
 		cmocka_unit_test(test_no_message),
 		cmocka_unit_test(test_fallback),
 		cmocka_unit_test(test_refusal),
