@@ -11,8 +11,12 @@
  * with both sequentially consistent, one of the two sees the other. Between two PGWS_EAGAIN the
  * eventfd is readable: what is buffered already shows on no socket.
  *
- * Locks: lock covers the stream and the state; nobody waits while holding it. name_lock covers
- * systemid alone, so that get_position never waits for a host's name to be resolved.
+ * Locks: lock covers the stream and the state; nobody waits while holding it, and without the
+ * background thread there is nobody to lock out. name_lock covers systemid alone, so that
+ * get_position never waits for a host's name to be resolved.
+ *
+ * A change that waits in the buffers costs no system call, no clock (but for the coarse one, in
+ * consumer_stream.c) and, without the background thread, no lock.
  */
 #include "config.h"
 
@@ -33,6 +37,14 @@ int64_t pgwsi_now_us(void)
 {
 	struct timespec ts;
 	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+/* A few milliseconds behind at most, and five times as cheap: for every change. */
+int64_t pgwsi_coarse_us(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
 	return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
@@ -310,9 +322,12 @@ static void tell_notice(struct pgws_consumer *c)
 /* Everything that can be done at once: a result, or PGWS_EAGAIN with the descriptors set. */
 static int step(struct pgws_consumer *c, struct pgws_change *ret_change)
 {
-	pthread_mutex_lock(&c->lock);
 	int rc;
-	atomic_store(&c->armed, false);
+	if (c->has_thread)
+		pthread_mutex_lock(&c->lock);
+	/* Only we set it, so what looks unset is. */
+	if (atomic_load_explicit(&c->armed, memory_order_relaxed))
+		atomic_store(&c->armed, false);
 	while (true) {
 		if (atomic_load(&c->stop) && c->state < PGWSI_ENDING)
 			rc = pgwsi_consumer_finish(c);
@@ -333,7 +348,8 @@ static int step(struct pgws_consumer *c, struct pgws_change *ret_change)
 		watch_stream(c);
 		set_timer(c, next_deadline(c));
 	}
-	pthread_mutex_unlock(&c->lock);
+	if (c->has_thread)
+		pthread_mutex_unlock(&c->lock);
 	if (c->notice[0] != 0)
 		tell_notice(c);
 	return rc;
@@ -350,12 +366,15 @@ static void rest(struct pgws_consumer *c, int64_t left_us)
 
 int pgws_consumer_next(struct pgws_consumer *c, int timeout_ms, struct pgws_change *ret_change)
 {
-	int64_t end = timeout_ms > 0 ? pgwsi_now_us() + (int64_t)timeout_ms * 1000 : 0;
+	int64_t end = 0; /* the clock runs once there is something to wait for */
 	int rc;
 	if (c->waited)
 		wait_for_news(c, 0);
 	while ((rc = step(c, ret_change)) == PGWS_EAGAIN && timeout_ms != 0) {
-		int64_t left = timeout_ms < 0 ? -1 : end - pgwsi_now_us();
+		int64_t now = timeout_ms > 0 ? pgwsi_now_us() : 0;
+		if (end == 0)
+			end = now + (int64_t)timeout_ms * 1000;
+		int64_t left = timeout_ms < 0 ? -1 : end - now;
 		if (timeout_ms > 0 && left <= 0)
 			break;
 		if (c->rest_us != 0)

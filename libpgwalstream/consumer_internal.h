@@ -91,9 +91,10 @@ struct pgws_consumer {
 
 /* consumer.c */
 int64_t pgwsi_now_us(void);
+int64_t pgwsi_coarse_us(void);
 
-/* consumer_session.c: both without blocking and with the lock held. Result of pgws_consumer_next;
- * PGWS_EAGAIN: wait. */
+/* consumer_session.c: both without blocking and with the lock held, if there is the thread. Result
+ * of pgws_consumer_next; PGWS_EAGAIN: wait. */
 int pgwsi_consumer_session(struct pgws_consumer *c);
 /* The stream or the assembler failed: tries again, or ends. */
 int pgwsi_consumer_lost(struct pgws_consumer *c, int err);

@@ -216,7 +216,7 @@ static int read_event(struct pgws_consumer *c)
 {
 	struct pgws_event ev;
 	c->poke = false;
-	if (pgwsi_now_us() >= pgwsi_consumer_due(c))
+	if (pgwsi_coarse_us() >= pgwsi_consumer_due(c))
 		pgwsi_consumer_status(c, true);
 	if (c->settled > c->settled_told) {
 		c->settled_told = c->settled;

@@ -9,8 +9,8 @@
  * the client's and the walsender's CPU time per event, events per second, and how often the client
  * waited or rested per thousand events. With a quiet machine and the default it takes two minutes.
  *
- * Methods A to K stand by themselves on libpq, OpenSSL and the socket; the last three are the
- * library's.
+ * Methods A to K stand by themselves on libpq, OpenSSL and the socket; the last five are the
+ * library's; the consumer's waits are not counted.
  */
 #include "config.h"
 
@@ -295,6 +295,31 @@ static void read_library(struct run *r, const char *conninfo, int how)
 	pgws_stream_free(&s);
 }
 
+/* how: with the background thread. */
+static void read_consumer(struct run *r, const char *conninfo, int how)
+{
+	struct pgws_consumer_options o = PGWS_CONSUMER_OPTIONS_INIT;
+	o.stream.conninfo = conninfo;
+	o.stream.slot = "bench";
+	o.stream.publications = "bench";
+	o.background_feedback = how != 0;
+	struct pgws_consumer *c = NULL;
+	struct pgws_change change;
+	if (pgws_consumer_new(&o, &c) != 0 || pgws_consumer_next(c, 500, &change) != PGWS_EAGAIN) {
+		fprintf(stderr, "%s\n", c != NULL ? pgws_consumer_error(c) : "");
+		exit(1);
+	}
+	begin_load(r);
+	while (!r->over) {
+		int err = pgws_consumer_next(c, 1000, &change);
+		if (err == 0)
+			on_message(r, (const char *)change.data);
+		else if (err != PGWS_EAGAIN)
+			exit(1);
+	}
+	pgws_consumer_free(&c);
+}
+
 static const struct method methods[] = {
 	{"A libpq's loop", ON_ALL, read_libpq, 0},
 	{"B libpq's loop over a buffering BIO", ON_TLS, read_libpq, BIO_BUFFER},
@@ -308,6 +333,8 @@ static const struct method methods[] = {
 	{"library, libpq's loop", ON_ALL, read_library, -2},
 	{"library, socket, rests left out", ON_ALL, read_library, 0},
 	{"library, socket", ON_ALL, read_library, NAP},
+	{"library, consumer", ON_ALL, read_consumer, 0},
+	{"library, consumer with background_feedback", ON_ALL, read_consumer, 1},
 };
 #define METHODS (sizeof(methods) / sizeof(methods[0]))
 
