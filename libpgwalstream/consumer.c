@@ -154,6 +154,52 @@ static int init_locks(struct pgws_consumer *c)
 	return 0;
 }
 
+static size_t aligned(size_t offset, size_t to)
+{
+	return (offset + to - 1) / to * to;
+}
+
+/*
+ * One of the structures in the caller's options, which begins with its size: as much as we know of
+ * it into copy. Returns where it ends, 0: not within the caller's options.
+ */
+static size_t take_part(const struct pgws_consumer_options *from, size_t offset, size_t alignment,
+	void *copy, size_t copy_size)
+{
+	const char *part = (const char *)from + offset;
+	size_t size, left = from->size > offset ? from->size - offset : 0;
+	if (left < sizeof(size))
+		return 0;
+	memcpy(&size, part, sizeof(size));
+	if (size < sizeof(size) || size > left || size % alignment != 0)
+		return 0;
+	memcpy(copy, part, size < copy_size ? size : copy_size);
+	return offset + size;
+}
+
+/* The caller's header may be older or newer than this library: every structure inside has a size of
+ * its own, and what follows it stands behind that. */
+static int take_options(struct pgws_consumer_options *o, const struct pgws_consumer_options *from)
+{
+	const size_t ours = offsetof(struct pgws_consumer_options, start_lsn);
+	size_t at = offsetof(struct pgws_consumer_options, stream);
+	at = take_part(
+		from, at, _Alignof(struct pgws_stream_options), &o->stream, sizeof(o->stream));
+	if (at != 0)
+		at = take_part(from, aligned(at, _Alignof(struct pgws_assembler_options)),
+			_Alignof(struct pgws_assembler_options), &o->assembler,
+			sizeof(o->assembler));
+	if (at == 0)
+		return PGWS_EINVAL;
+	at = aligned(at, _Alignof(uint64_t));
+	size_t rest = from->size > at ? from->size - at : 0;
+	if (rest > sizeof(*o) - ours)
+		rest = sizeof(*o) - ours;
+	memcpy((char *)o + ours, (const char *)from + at, rest);
+	o->size = ours + rest;
+	return 0;
+}
+
 static int build(struct pgws_consumer *c, const struct pgws_consumer_options *o)
 {
 	c->stream = pgws_stream_new(&o->stream);
@@ -178,7 +224,7 @@ int pgws_consumer_new(const struct pgws_consumer_options *options, struct pgws_c
 		return PGWS_ENOMEM;
 	}
 	struct pgws_consumer_options *o = &c->options;
-	memcpy(o, options, options->size < sizeof(*o) ? options->size : sizeof(*o));
+	int err = take_options(o, options);
 	c->epfd = c->eventfd = c->timerfd = c->watched_fd = -1;
 	c->random = (uint64_t)pgwsi_now_us() ^ (uint64_t)getpid() << 32 ^ (uintptr_t)c;
 	c->random |= 1;
@@ -186,7 +232,8 @@ int pgws_consumer_new(const struct pgws_consumer_options *options, struct pgws_c
 	if (o->known_systemid != NULL)
 		strncpy(c->systemid, o->known_systemid, sizeof(c->systemid) - 1);
 	/* Borrowed strings: the stream and the assembler have copies, nobody looks here again. */
-	int err = build(c, o);
+	if (err == 0)
+		err = build(c, o);
 	o->known_systemid = NULL;
 	if (err != 0) {
 		pgws_consumer_free(&c);

@@ -20,7 +20,7 @@
  * Threads: an object belongs to one thread at a time, but for what the consumer's section says.
  *
  * Structures of options begin with their size and are initialised by their _INIT macro, so that a
- * later version may add fields behind the last one.
+ * later version may add fields behind the last one. That holds for those inside another one too.
  */
 #ifndef PGWALSTREAM_H
 #define PGWALSTREAM_H

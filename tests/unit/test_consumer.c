@@ -480,6 +480,76 @@ static void test_options_that_make_no_sense(void **state)
 	assert_null(c);
 }
 
+/* o as a header lays it out whose structures are shorter or longer by so much; new fields are
+ * garbage to us. */
+static int new_with_sizes(
+	const struct pgws_consumer_options *o, int stream, int assembler, int rest)
+{
+	union {
+		char bytes[600];
+		struct pgws_consumer_options o;
+	} u;
+	const size_t parts = offsetof(struct pgws_consumer_options, start_lsn);
+	size_t n_stream = sizeof(o->stream) + (size_t)stream;
+	size_t n_assembler = sizeof(o->assembler) + (size_t)assembler;
+	size_t at = offsetof(struct pgws_consumer_options, stream);
+	struct pgws_consumer *c = NULL;
+	memset(u.bytes, 0x55, sizeof(u.bytes));
+	memcpy(u.bytes + at, &o->stream, stream < 0 ? n_stream : sizeof(o->stream));
+	memcpy(u.bytes + at, &n_stream, sizeof(n_stream));
+	at += n_stream;
+	memcpy(u.bytes + at, &o->assembler, assembler < 0 ? n_assembler : sizeof(o->assembler));
+	memcpy(u.bytes + at, &n_assembler, sizeof(n_assembler));
+	at += n_assembler;
+	memcpy(u.bytes + at, &o->start_lsn, sizeof(*o) - parts);
+	u.o.size = at + sizeof(*o) - parts + (size_t)rest;
+	int err = pgws_consumer_new(&u.o, &c);
+	pgws_consumer_free(&c);
+	return err;
+}
+
+/* A caller that was built with another version of the header. */
+static void test_options_of_another_size(void **state)
+{
+	(void)state;
+	static const int sizes[][3] = {
+		{0, 0, 0}, {-8, 0, 0}, {8, 0, 0}, {0, -8, 0}, {-8, -8, 8}, {24, 0, 16}};
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		const int *n = sizes[i];
+		/* Each part is where we look for it: what makes no sense in it is found. */
+		struct pgws_consumer_options o = consumer_options();
+		assert_int_equal(new_with_sizes(&o, n[0], n[1], n[2]), 0);
+		o.stream.proto_version = 9;
+		assert_int_equal(new_with_sizes(&o, n[0], n[1], n[2]), PGWS_EINVAL);
+		o = consumer_options();
+		o.assembler.dir = "/nonexistent";
+		o.assembler.file_limit = 1;
+		assert_int_equal(new_with_sizes(&o, n[0], n[1], n[2]), PGWS_EIO);
+		o = consumer_options();
+		o.retry_cap_ms = 1;
+		assert_int_equal(new_with_sizes(&o, n[0], n[1], n[2]), PGWS_EINVAL);
+	}
+	struct pgws_consumer_options o = consumer_options();
+	struct pgws_consumer *c = NULL;
+	/* An assembler refuses what it does not know. */
+	assert_int_equal(new_with_sizes(&o, 0, 8, 0), PGWS_EINVAL);
+	static const size_t bad[] = {0, 7, sizeof(o.stream) + 1, sizeof(o), SIZE_MAX, SIZE_MAX - 7};
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		o = consumer_options();
+		o.stream.size = bad[i];
+		assert_int_equal(pgws_consumer_new(&o, &c), PGWS_EINVAL);
+		o = consumer_options();
+		o.assembler.size = bad[i];
+		assert_int_equal(pgws_consumer_new(&o, &c), PGWS_EINVAL);
+		if (bad[i] >= sizeof(o))
+			continue;
+		o = consumer_options();
+		o.size = bad[i];
+		assert_int_equal(pgws_consumer_new(&o, &c), PGWS_EINVAL);
+	}
+	assert_null(c);
+}
+
 static void test_refusals_that_no_retry_mends(void **state)
 {
 	(void)state;
@@ -798,6 +868,7 @@ int main(void)
 		TEST(test_stop_from_another_thread),
 		TEST(test_confirmed_before_free),
 		TEST(test_options_that_make_no_sense),
+		TEST(test_options_of_another_size),
 		TEST(test_refusals_that_no_retry_mends),
 		TEST(test_a_slot_that_goes_is_never_made_again),
 		TEST(test_a_slot_moved_by_somebody_else),
