@@ -586,6 +586,7 @@ static void on_gaps(PGresult *res, void *arg)
 	if (!usable(r, res, "look for gaps"))
 		return;
 	r->n_gaps = 0;
+	ASSERT(PQntuples(res) <= REGISTRAR_GAPS_MAX);
 	for (int i = 0; i < PQntuples(res); i++) {
 		struct registrar_gap *g = &r->gaps[r->n_gaps++];
 		*g = (struct registrar_gap){
@@ -600,16 +601,26 @@ static void on_gaps(PGresult *res, void *arg)
 	slot_is_ready(r);
 }
 
-/* The newest ones, oldest first. */
+/*
+ * All of them, oldest first, since registrar_gaps_told is about all; those beyond the last place
+ * share it, as one gap from the beginning of the first to the end of the last. They cannot wait for
+ * another round: what a reader acknowledges after this one lies behind their ends, too, and would
+ * not say that it knows of them.
+ */
 static void step_gaps(struct registrar *r)
 {
 	const char *const values[] = {r->d->node};
 	_Static_assert(REGISTRAR_GAPS_MAX == 16, "the query's limit");
 	ask(r,
-		"SELECT * FROM (SELECT id, from_lsn, to_lsn, timeline, "
-		"((extract(epoch FROM at) - 946684800) * 1000000)::bigint, reason "
-		"FROM howdah.gap WHERE node = $1::text AND to_lsn IS NOT NULL AND told_at IS NULL "
-		"ORDER BY id DESC LIMIT 16) g ORDER BY id",
+		"SELECT max(id), (array_agg(from_lsn ORDER BY id))[1], "
+		"(array_agg(to_lsn ORDER BY id DESC))[1], "
+		"(array_agg(timeline ORDER BY id DESC))[1], "
+		"((extract(epoch FROM max(at)) - 946684800) * 1000000)::bigint, "
+		"CASE WHEN count(*) > 1 THEN format('%s gaps in one, the last: ', count(*)) "
+		"ELSE '' END || (array_agg(reason ORDER BY id DESC))[1] "
+		"FROM (SELECT *, least(row_number() OVER (ORDER BY id), 16) AS place "
+		"FROM howdah.gap WHERE node = $1::text AND to_lsn IS NOT NULL AND told_at IS NULL) "
+		"g GROUP BY place ORDER BY place",
 		1, values, on_gaps);
 }
 

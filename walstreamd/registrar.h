@@ -32,7 +32,7 @@ struct registrar_slot {
 
 /* Changes that a lost slot took with it: transactions that end in (from, to]. */
 struct registrar_gap {
-	int64_t id;
+	int64_t id; /* of the newest row that it stands for */
 	uint64_t from_lsn, to_lsn;
 	uint32_t timeline;
 	int64_t at; /* microseconds since 2000-01-01 */
@@ -77,7 +77,8 @@ void registrar_look(struct registrar *r);
 bool registrar_heartbeat(struct registrar *r);
 /* Connected, registered, slot in order. */
 bool registrar_is_ready(const struct registrar *r);
-/* Gaps that not everybody knows of, oldest first; valid until the next check. */
+/* Gaps that not everybody knows of, oldest first; valid until the next check. More than
+ * REGISTRAR_GAPS_MAX: the last one stands for all that are newer. */
 const struct registrar_gap *registrar_gaps(const struct registrar *r, size_t *ret_n);
 /* Everybody knows of them: the next check finds none. */
 void registrar_gaps_told(struct registrar *r);

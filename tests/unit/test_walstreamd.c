@@ -95,8 +95,9 @@ static struct {
 	uint64_t from_lsn;
 	uint32_t timeline;
 	uint32_t last_ordinal;
-	size_t n_inserts, n_commits, n_streams, n_empty;
-	size_t begin_at; /* in log */
+	size_t n_inserts, n_commits, n_streams, n_empty, n_gaps;
+	uint64_t gap_from_lsn, gap_to_lsn; /* of the last one */
+	size_t begin_at;                   /* in log */
 	bool empty;
 	uint64_t payload_bytes;
 	uint64_t digest; /* of all transactions but their relation messages; empty ones left out */
@@ -125,7 +126,7 @@ static void forget(void)
 	con.len = 0;
 	if (con.log != NULL)
 		con.log[0] = '\0';
-	con.n_inserts = con.n_commits = con.n_streams = con.n_empty = 0;
+	con.n_inserts = con.n_commits = con.n_streams = con.n_empty = con.n_gaps = 0;
 	con.payload_bytes = con.digest = 0;
 }
 
@@ -237,6 +238,18 @@ static int on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 	con.timeline = timeline;
 	con.n_streams++;
 	note(" S");
+	return 0;
+}
+
+static int on_gap(const struct ring_gap *gap, void *arg)
+{
+	(void)arg;
+	con.n_gaps++;
+	con.gap_from_lsn = gap->from_lsn;
+	con.gap_to_lsn = gap->to_lsn;
+	note(" G:%.*s", (int)gap->reason_len, gap->reason);
+	if (con.auto_ack)
+		ring_reader_ack(con.reader, gap->to_lsn);
 	return 0;
 }
 
@@ -501,8 +514,10 @@ static void kill_it(void)
 
 static void new_reader(void)
 {
-	static const struct ring_reader_ops ops = {
-		.on_record = on_record, .on_stream = on_stream, .send_attach = send_attach};
+	static const struct ring_reader_ops ops = {.on_record = on_record,
+		.on_stream = on_stream,
+		.on_gap = on_gap,
+		.send_attach = send_attach};
 	const struct ring_reader_options options = {
 		.audience = RING_TO_BROKERD, .spool_dir = spool_dir, .spool_limit = 1 << 20};
 	if (con.reader != NULL)
@@ -842,6 +857,121 @@ static void test_lost_slot(void **state)
 	WAIT(says_lost);
 	assert_non_null(strstr(sup.status, "moved"));
 	stop();
+	/* Always a person's decision. */
+	more_keys = "lost_slot = \"recreate\";";
+	start();
+	WAIT(says_lost);
+	(void)wait_for(never, 300);
+	assert_non_null(strstr(sup.status, "moved"));
+	assert_true(sql_is("SELECT count(*) FROM howdah.gap", "0"));
+	assert_true(sql_is("SELECT slot_lsn IS NOT NULL FROM howdah.node", "t"));
+	stop();
+}
+
+/* Gaps that nobody was told of, right before where the slot stands. */
+static void make_gaps(int n)
+{
+	char text[400];
+	snprintf(text, sizeof(text),
+		"INSERT INTO howdah.gap (node, from_lsn, to_lsn, timeline, reason) SELECT 'alpha', "
+		"confirmed_flush_lsn - (10 + %d - i) * 4, confirmed_flush_lsn - (10 + %d - i) * 4 "
+		"+ 2, 1, 'no ' || i FROM pg_replication_slots, generate_series(1, %d) i",
+		n, n, n);
+	run(text);
+}
+
+static bool all_told(void)
+{
+	return sql_is("SELECT bool_and(told_at IS NOT NULL) FROM howdah.gap", "t");
+}
+
+/* More than one stream has room for: all are told, the newest in one, and only then said to be. */
+static void test_many_gaps(void **state)
+{
+	(void)state;
+	char expect[400] = "", text[200], from[18], to[18];
+	start_streaming();
+	stop();
+	make_gaps(20);
+	for (int i = 1; i <= 15; i++)
+		snprintf(expect + strlen(expect), 20, " G:no %d", i);
+	strcat(expect, " G:5 gaps in one, the last: no 20 S");
+	new_reader();
+	forget();
+	con.auto_ack = false;
+	start_streaming();
+	assert_string_equal(con.log, expect);
+	snprintf(text, sizeof(text),
+		"SELECT min(from_lsn) = '%s' AND max(to_lsn) = '%s' FROM howdah.gap "
+		"WHERE reason >= 'no 16' AND reason <= 'no 20' AND length(reason) = 5",
+		pgws_lsn_str(con.gap_from_lsn, from), pgws_lsn_str(con.gap_to_lsn, to));
+	assert_true(sql_is(text, "t"));
+	/* Up to the one before the last: nobody says yet that it knows. */
+	ring_reader_ack(con.reader, con.gap_to_lsn - 3);
+	(void)wait_for(never, 300);
+	assert_true(sql_is("SELECT count(told_at) FROM howdah.gap", "0"));
+	ring_reader_ack(con.reader, con.gap_to_lsn);
+	WAIT(all_told);
+	con.auto_ack = true;
+	stop();
+	forget();
+	new_reader();
+	start_streaming();
+	assert_int_equal(con.n_gaps, 0);
+	stop();
+}
+
+static bool telling_waits(void)
+{
+	return sql_is("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND "
+		      "query LIKE 'UPDATE howdah.gap SET told_at%'",
+		"1");
+}
+
+static bool registrar_is_gone(void)
+{
+	return sql_is("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'howdah "
+		      "walstreamd'",
+		"0");
+}
+
+/* Dies when the readers have acknowledged a gap and before that is stored: the next life tells it
+ * again, to a new reader and to one that knows of it. */
+static void dies_before_told_at(PGconn *other, bool same_reader)
+{
+	run("UPDATE howdah.gap SET told_at = NULL");
+	PQclear(PQexec(other, "BEGIN; SELECT FROM howdah.gap FOR UPDATE"));
+	new_reader();
+	forget();
+	start_streaming();
+	assert_string_equal(con.log, " G:no 1 S");
+	WAIT(telling_waits);
+	kill_it();
+	run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
+	    "'howdah walstreamd'");
+	WAIT(registrar_is_gone);
+	PQclear(PQexec(other, "ROLLBACK"));
+	assert_true(sql_is("SELECT count(told_at) FROM howdah.gap", "0"));
+	if (!same_reader)
+		new_reader();
+	forget();
+	start_streaming();
+	assert_string_equal(con.log, same_reader ? " S" : " G:no 1 S");
+	WAIT(all_told);
+	stop();
+}
+
+static void test_killed_before_told_at(void **state)
+{
+	(void)state;
+	PGconn *other = PQconnectdb("");
+	assert_int_equal(PQstatus(other), CONNECTION_OK);
+	start_streaming();
+	stop();
+	make_gaps(1);
+	dies_before_told_at(other, false);
+	dies_before_told_at(other, true);
+	PQfinish(other);
 }
 
 static void test_half_made_slot(void **state)
@@ -1463,6 +1593,8 @@ int main(void)
 		TEST(test_full_ring_at_begin),
 		TEST(test_walsender_killed),
 		TEST(test_lost_slot),
+		TEST(test_many_gaps),
+		TEST(test_killed_before_told_at),
 		TEST(test_half_made_slot),
 		TEST(test_slot_of_another_database),
 		TEST(test_beginning_refused),
