@@ -13,7 +13,9 @@
  *
  * A record is never split between chunks, so it is given out in place. Chunks grow from 4 kB to
  * 256 kB: nothing is copied to make room. A transaction that has a file writes to it again whenever
- * its chunks hold WRITE_BUFFER bytes.
+ * its chunks hold WRITE_BUFFER bytes. It writes SPILL_STEP bytes at a time, from its beginning, so
+ * that no append takes as long as writing all of memory_limit: when the limit is reached only room
+ * for the next chunk is made, and the rest follows, step by step, with the next chunks.
  *
  * Invariants:
  *   1. store.memory = allocated chunks, sub-transaction lists and read buffers of all transactions.
@@ -44,6 +46,7 @@
 #define CHUNK_MIN ((size_t)4096)
 #define CHUNK_MAX ((size_t)256 << 10)
 #define WRITE_BUFFER ((size_t)256 << 10)
+#define SPILL_STEP ((size_t)1 << 20)
 #define READ_BUFFER ((size_t)64 << 10)
 /* Sub-transaction lists cannot go to a file; so much of them is allowed whatever the limit. */
 #define SUBS_ALLOWED ((size_t)1 << 20)
@@ -231,14 +234,15 @@ static int write_at(
 	return 0;
 }
 
-/* Everything of t in memory goes to its file. */
+/* The next step of t's way from memory to its file; all of it has to have room there. */
 static int spill(struct pgwsi_store *s, struct pgwsi_txn *t)
 {
 	if (pgwsi_store_reserve(s, t->xid, t->len - t->file_len) != 0)
 		return PGWS_ELIMIT;
 	if (t->fd < 0 && open_file(s, t) != 0)
 		return PGWS_EIO;
-	while (t->first != NULL) {
+	const uint64_t end = t->file_len + SPILL_STEP;
+	while (t->first != NULL && t->file_len < end) {
 		struct pgwsi_chunk *c = t->first;
 		struct iovec iov = {.iov_base = c->data, .iov_len = c->used};
 		if (write_at(s, t, &iov, 1, c->start) != 0)
@@ -337,11 +341,21 @@ static void forget_last_sub(struct pgwsi_txn *t)
 
 /* ---- appending and cutting ---- */
 
-static struct pgwsi_txn *largest(struct pgwsi_store *s)
+/* On its way to its file already, and not down to its buffer. */
+static bool is_leaving(const struct pgwsi_txn *t)
+{
+	return t->fd >= 0 && t->chunk_bytes > 2 * WRITE_BUFFER;
+}
+
+/* Who makes room: the largest of those that have begun to, else the largest. */
+static struct pgwsi_txn *choose_victim(struct pgwsi_store *s)
 {
 	struct pgwsi_txn *found = NULL;
 	for (struct pgwsi_txn *t = s->transactions; t != NULL; t = t->next) {
-		if (t->chunk_bytes > (found != NULL ? found->chunk_bytes : 0))
+		if (t->chunk_bytes == 0)
+			continue;
+		if (found == NULL || is_leaving(t) > is_leaving(found) ||
+			(is_leaving(t) == is_leaving(found) && t->chunk_bytes > found->chunk_bytes))
 			found = t;
 	}
 	return found;
@@ -359,7 +373,7 @@ static int add_chunk(struct pgwsi_store *s, struct pgwsi_txn *t, size_t len)
 		size = len;
 	while (s->memory > s->memory_limit ||
 		s->memory_limit - s->memory < sizeof(struct pgwsi_chunk) + size) {
-		struct pgwsi_txn *victim = largest(s);
+		struct pgwsi_txn *victim = choose_victim(s);
 		if (victim == NULL)
 			return PGWS_EAGAIN;
 		int err = spill(s, victim);

@@ -50,13 +50,22 @@ static bool stop_here(void)
 		return stop_here() ? -1 : __real_##name args;                                      \
 	}
 WRAP(ssize_t, pwrite, (int fd, const void *p, size_t n, off_t at), (fd, p, n, at))
-WRAP(ssize_t, pwritev, (int fd, const struct iovec *v, int n, off_t at), (fd, v, n, at))
 WRAP(ssize_t, pread, (int fd, void *p, size_t n, off_t at), (fd, p, n, at))
 WRAP(int, fsync, (int fd), (fd))
 WRAP(int, ftruncate, (int fd, off_t len), (fd, len))
 WRAP(int, renameat, (int a, const char *x, int b, const char *y), (a, x, b, y))
 WRAP(int, unlinkat, (int dir, const char *name, int flags), (dir, name, flags))
 WRAP(int, __openat, (int dir, const char *name, int flags, mode_t mode), (dir, name, flags, mode))
+
+static size_t written; /* by pwritev */
+ssize_t __real_pwritev(int fd, const struct iovec *v, int n, off_t at);
+ssize_t __wrap_pwritev(int fd, const struct iovec *v, int n, off_t at);
+ssize_t __wrap_pwritev(int fd, const struct iovec *v, int n, off_t at)
+{
+	ssize_t done = stop_here() ? -1 : __real_pwritev(fd, v, n, at);
+	written += done > 0 ? (size_t)done : 0;
+	return done;
+}
 
 /* openat takes its mode by varargs. */
 int __real_openat(int dir, const char *name, int flags, ...);
@@ -288,6 +297,41 @@ static void test_the_largest_goes(void **state)
 	asm_out_clear(&out);
 	feed(1, asm_stream_commit(2, 50));
 	assert_int_equal(out.n, 2 + 2150 + 1);
+}
+
+/* No message waits until all of memory_limit is written: the limit is kept by steps, and who has
+ * begun to leave goes on before the next one has to. */
+static void test_spills_by_steps(void **state)
+{
+	(void)state;
+	const size_t limit = 16 << 20, step = (1 << 20) + (256 << 10);
+	size_t in = 0, most = 0;
+	make(limit, 256 << 20, false);
+	for (uint32_t t = 1; t <= 3; t++) {
+		feed(1, asm_stream_start(t, true));
+		feed(0, asm_relation(t, t, "c"));
+		feed(1, asm_start('E', 0));
+	}
+	/* 9 MB and 6 MB; then the third comes for as much as the first leaves. */
+	for (unsigned i = 0; in < 50 << 20; i++) {
+		uint32_t t = in < 9 << 20 ? 1 : in < 15 << 20 ? 2 : in < 22 << 20 ? 3 : 1;
+		feed(1, asm_stream_start(t, false));
+		for (unsigned j = 0; j < 100; j++) {
+			written = 0;
+			feed(1, row(t, t, i + j));
+			most = written > most ? written : most;
+			in += 1 + ((i + j) * 131) % 1500 + 40;
+			assert_true(counts().memory_bytes <= limit);
+		}
+		feed(1, asm_start('E', 0));
+		if (in < 22 << 20)
+			assert_true(counts().spilled <= 1);
+	}
+	assert_true(most > 0 && most <= step);
+	asm_out_clear(&out);
+	for (uint32_t t = 1; t <= 3; t++)
+		feed(1, asm_stream_commit(t, 50 + t));
+	pgws_assembler_free(&a);
 }
 
 /* Without files memory_limit is the end; with them file_limit is. The texts name the limit. */
@@ -941,6 +985,7 @@ int main(void)
 		test(test_limits),
 		test(test_files_have_no_name),
 		test(test_the_largest_goes),
+		test(test_spills_by_steps),
 		test(test_the_end),
 		test(test_too_many_subs),
 		test(test_large_message),
