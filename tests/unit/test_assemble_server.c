@@ -25,7 +25,9 @@
 #include <cmocka.h>
 
 #include "tests/unit/assemble_testing.h"
-#include "tests/unit/helper_sql.h"
+#include "tests/unit/helper_capture.h"
+
+#define BETWEEN "INSERT INTO t (note) VALUES ('between')"
 
 #define SESSIONS 4
 
@@ -51,31 +53,18 @@ static const char *const schema[] = {
 	NULL,
 };
 
-static void run_all(const char *const *statements)
-{
-	for (; *statements != NULL; statements++)
-		run(*statements);
-}
-
-static void on(int session, const char *statement)
-{
-	sql_conn = sessions[session];
-	run(statement);
-	sql_conn = sessions[0];
-}
-
 /* The vector: 4,102 rows are committed, beside a transaction of 5,000 that gives up. */
 static void vector(void)
 {
-	on(1, "BEGIN");
-	on(1, "INSERT INTO t (note) SELECT 'given up' FROM generate_series(1, 5000)");
+	run_on(sessions[1], "BEGIN");
+	run_on(sessions[1], "INSERT INTO t (note) SELECT 'given up' FROM generate_series(1, 5000)");
 	run("BEGIN");
 	run("INSERT INTO vector SELECT generate_series(1, 4000)");
 	run("SAVEPOINT a");
 	run("INSERT INTO vector SELECT generate_series(10001, 15000)");
 	run("SAVEPOINT b");
 	run("INSERT INTO vector SELECT generate_series(20001, 25000)");
-	on(1, "ROLLBACK");
+	run_on(sessions[1], "ROLLBACK");
 	run("ROLLBACK TO a");
 	run("INSERT INTO vector SELECT generate_series(4001, 4102)");
 	run("COMMIT");
@@ -85,15 +74,14 @@ static void vector(void)
  * new one to another, and neither to the last. */
 static void moved(void)
 {
-	on(1, "BEGIN");
-	on(1, "INSERT INTO before.r SELECT repeat('m', 100) FROM generate_series(1, 2000)");
+	run_on(sessions[1], "BEGIN");
+	run_on(sessions[1],
+		"INSERT INTO before.r SELECT repeat('m', 100) FROM generate_series(1, 2000)");
 	run("ALTER SCHEMA before RENAME TO after");
 	run("INSERT INTO after.r VALUES ('between')");
-	on(1, "COMMIT");
+	run_on(sessions[1], "COMMIT");
 	run("INSERT INTO after.r VALUES ('last')");
 }
-
-#define MANY "SELECT repeat('m', 100) FROM generate_series(1, 900)"
 
 static const char *const fixed[] = {
 	"INSERT INTO t (note) VALUES ('one'), (NULL)",
@@ -141,24 +129,6 @@ static const char *const fixed[] = {
 	NULL,
 };
 
-static void prepare(const char *insert, const char *gid, const char *end)
-{
-	char text[128];
-	run("BEGIN");
-	run(insert);
-	run("SAVEPOINT s");
-	run(insert);
-	run("ROLLBACK TO s");
-	run(insert);
-	snprintf(text, sizeof(text), "PREPARE TRANSACTION '%s'", gid);
-	run(text);
-	if (end != NULL) {
-		run("INSERT INTO t (note) VALUES ('between')");
-		snprintf(text, sizeof(text), "%s PREPARED '%s'", end, gid);
-		run(text);
-	}
-}
-
 /* Sessions that write, nest savepoints, give up and commit, in an order of their own. */
 static void random_traffic(unsigned *seed)
 {
@@ -170,39 +140,39 @@ static void random_traffic(unsigned *seed)
 		char text[256];
 		unsigned what = rand_r(seed) % 20, n = rand_r(seed) % 400;
 		if (depth[i] < 0) {
-			on(i, "BEGIN");
+			run_on(sessions[i], "BEGIN");
 			depth[i] = 0;
 		} else if (what < 8) {
 			snprintf(text, sizeof(text),
 				"INSERT INTO %s (note) SELECT repeat('r', 60) || g FROM "
 				"generate_series(1, %u) g",
 				what % 2 ? "t" : "f", n);
-			on(i, text);
+			run_on(sessions[i], text);
 		} else if (what < 10) {
 			/* rows of its own only: sessions do not wait for each other */
 			snprintf(text, sizeof(text),
 				"UPDATE f SET note = 'u' || note WHERE xmin = "
 				"pg_current_xact_id()::xid");
-			on(i, text);
+			run_on(sessions[i], text);
 		} else if (what < 14) {
 			snprintf(text, sizeof(text), "SAVEPOINT s%d", ++depth[i]);
-			on(i, text);
+			run_on(sessions[i], text);
 		} else if (what < 18) {
 			if (depth[i] > 0) {
 				int to = 1 + (int)(rand_r(seed) % (unsigned)depth[i]);
 				bool keep = what == 17;
 				snprintf(text, sizeof(text), "%s s%d",
 					keep ? "RELEASE" : "ROLLBACK TO", to);
-				on(i, text);
+				run_on(sessions[i], text);
 				depth[i] = keep ? to - 1 : to;
 			}
 		} else {
-			on(i, what == 18 && n % 2 == 0 ? "ROLLBACK" : "COMMIT");
+			run_on(sessions[i], what == 18 && n % 2 == 0 ? "ROLLBACK" : "COMMIT");
 			depth[i] = -1;
 		}
 	}
 	for (int i = 1; i < SESSIONS; i++)
-		on(i, depth[i] < 0 ? "SELECT 1" : "COMMIT");
+		run_on(sessions[i], depth[i] < 0 ? "SELECT 1" : "COMMIT");
 }
 
 static void connect_all(void)
@@ -229,7 +199,7 @@ static int setup(void **state)
 	if (mkdtemp(dir) == NULL)
 		return 1;
 	connect_all();
-	version = PQserverVersion(sessions[0]) / 10000;
+	version = server_major();
 	const char *given = getenv("PGWS_TEST_SEED");
 	unsigned seed =
 		given != NULL ? (unsigned)atoi(given) : (unsigned)time(NULL) ^ (unsigned)getpid();
@@ -241,11 +211,11 @@ static int setup(void **state)
 	vector();
 	moved();
 	random_traffic(&seed);
-	prepare("INSERT INTO t (note) VALUES ('p')", "gid", "COMMIT");
-	prepare("INSERT INTO t (note) VALUES ('p')", "gid", "ROLLBACK");
-	prepare("INSERT INTO f (note) " MANY, "gid", "COMMIT");
-	prepare("INSERT INTO t (note) " MANY, "given up", "ROLLBACK");
-	prepare("INSERT INTO t (note) " MANY, "open", NULL);
+	prepare_transaction("INSERT INTO t (note) VALUES ('p')", "gid", BETWEEN, "COMMIT");
+	prepare_transaction("INSERT INTO t (note) VALUES ('p')", "gid", BETWEEN, "ROLLBACK");
+	prepare_transaction("INSERT INTO f (note) " MANY, "gid", BETWEEN, "COMMIT");
+	prepare_transaction("INSERT INTO t (note) " MANY, "given up", BETWEEN, "ROLLBACK");
+	prepare_transaction("INSERT INTO t (note) " MANY, "open", NULL, NULL);
 	run("INSERT INTO t (note) VALUES ('last')");
 	return 0;
 }
@@ -272,36 +242,7 @@ static int teardown(void **state)
 
 /* ---- captures ---- */
 
-struct options {
-	int proto;
-	const char *streaming;
-	bool binary, messages, two_phase, immediate;
-	const char *origin;
-};
-
-static PGresult *capture(const struct options *o, const char *how)
-{
-	char text[512];
-	int n = snprintf(text, sizeof(text),
-		"SELECT lsn, data FROM pg_logical_slot_%s_binary_changes('%s', NULL, NULL,"
-		" 'publication_names', 'p', 'proto_version', '%d', 'binary', '%s', 'messages', "
-		"'%s',"
-		" 'streaming', '%s'",
-		how, o->two_phase ? "two" : "one", o->proto, o->binary ? "on" : "off",
-		o->messages ? "on" : "off", o->streaming);
-	if (o->two_phase)
-		n += snprintf(text + n, sizeof(text) - (size_t)n, ", 'two_phase', 'on'");
-	if (o->origin != NULL)
-		n += snprintf(text + n, sizeof(text) - (size_t)n, ", 'origin', '%s'", o->origin);
-	snprintf(text + n, sizeof(text) - (size_t)n, ")");
-	if (version >= 16)
-		run(o->immediate ? "SET debug_logical_replication_streaming = immediate"
-				 : "SET debug_logical_replication_streaming = buffered");
-	PGresult *res = PQexecParams(sessions[0], text, 0, NULL, NULL, NULL, NULL, 1);
-	if (PQresultStatus(res) != PGRES_TUPLES_OK)
-		fail_msg("%s: %s", text, PQresultErrorMessage(res));
-	return res;
-}
+static const struct capture plain = {.publications = "p", .beside = "lsn"};
 
 static struct pgws_assembler *new_assembler(size_t memory_limit, bool keep)
 {
@@ -408,9 +349,9 @@ static void compare(const struct asm_out *expected, const struct asm_out *got)
 static uint64_t n_captures, n_messages, n_streamed, n_aborted;
 
 /* What protocol 1 sends with the same options. */
-static void expect_of(const struct options *like, struct asm_out *ret_expected)
+static void expect_of(const struct capture *like, struct asm_out *ret_expected)
 {
-	struct options o = *like;
+	struct capture o = *like;
 	o.proto = 1;
 	o.streaming = "off";
 	o.two_phase = o.immediate = false;
@@ -429,8 +370,9 @@ static void expect_of(const struct options *like, struct asm_out *ret_expected)
 	strip(ret_expected);
 }
 
-static void check(const struct options *o, const struct asm_out *expected)
+static void check(const struct capture *o, void *arg)
 {
+	const struct asm_out *expected = arg;
 	static const size_t limits[] = {64 << 20, 100000, 0};
 	PGresult *res = capture(o, "peek");
 	for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
@@ -457,35 +399,21 @@ static void check(const struct options *o, const struct asm_out *expected)
 	PQclear(res);
 }
 
-static void check_streamings(struct options o, const struct asm_out *expected)
-{
-	static const char *const modes[] = {"off", "on", "parallel"};
-	for (int i = 0; i < 3; i++) {
-		if ((i == 1 && o.proto < 2) || (i == 2 && (o.proto < 4 || version < 16)))
-			continue;
-		o.streaming = modes[i];
-		o.immediate = false;
-		check(&o, expected);
-		o.immediate = true;
-		if (i >= 1 && version >= 16)
-			check(&o, expected);
-	}
-}
-
 static void test_as_protocol_1(void **state)
 {
 	(void)state;
-	const int protos = version >= 16 ? 4 : version == 15 ? 3 : 2;
 	for (int bits = 0; bits < 4; bits++) {
-		struct options o = {.binary = (bits & 1) != 0, .messages = (bits & 2) != 0};
+		struct capture o = plain;
+		o.binary = (bits & 1) != 0;
+		o.messages = (bits & 2) != 0;
 		struct asm_out expected;
 		expect_of(&o, &expected);
-		for (o.proto = 1; o.proto <= protos; o.proto++) {
+		for (o.proto = 1; o.proto <= server_protos(); o.proto++) {
 			o.two_phase = false;
-			check_streamings(o, &expected);
+			each_streaming(o, check, &expected);
 			o.two_phase = true;
 			if (o.proto >= 3)
-				check_streamings(o, &expected);
+				each_streaming(o, check, &expected);
 		}
 		asm_out_clear(&expected);
 	}
@@ -502,7 +430,9 @@ static void test_origin(void **state)
 	(void)state;
 	if (version < 16)
 		skip();
-	struct options o = {.origin = "none", .messages = true};
+	struct capture o = plain;
+	o.messages = true;
+	o.origin = "none";
 	struct asm_out expected, all;
 	expect_of(&o, &expected);
 	o.origin = NULL;
@@ -510,7 +440,7 @@ static void test_origin(void **state)
 	assert_true(all.n > expected.n + 900);
 	o.origin = "none";
 	for (o.proto = 2; o.proto <= 4; o.proto++)
-		check_streamings(o, &expected);
+		each_streaming(o, check, &expected);
 	asm_out_clear(&expected);
 	asm_out_clear(&all);
 }
@@ -542,7 +472,7 @@ static void crash_server(void)
 	connect_all();
 }
 
-static void take(struct pgws_assembler *a, struct asm_out *out, const struct options *o)
+static void take(struct pgws_assembler *a, struct asm_out *out, const struct capture *o)
 {
 	PGresult *res = capture(o, "get");
 	feed_all(a, out, res);
@@ -551,12 +481,15 @@ static void take(struct pgws_assembler *a, struct asm_out *out, const struct opt
 
 static void prepared_over_a_crash(const char *insert, size_t rows, const char *streaming)
 {
-	struct options o = {.proto = 3, .streaming = streaming, .two_phase = true};
+	struct capture o = plain;
+	o.proto = 3;
+	o.streaming = streaming;
+	o.two_phase = true;
 	struct pgws_assembler *a = new_assembler(100000, true);
 	struct asm_out out = {0};
 	run("INSERT INTO t (note) VALUES ('before')"); /* the relation is known then */
 	take(a, &out, &o);
-	prepare(insert, "crash", NULL);
+	prepare_transaction(insert, "crash", NULL, NULL);
 	take(a, &out, &o); /* consumed: the slot stands behind PREPARE */
 	struct pgws_assembler_counts c;
 	pgws_assembler_get_counts(a, &c);

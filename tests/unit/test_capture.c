@@ -19,7 +19,9 @@
 #include <cmocka.h>
 
 #include "libpgwalstream/pgwalstream.h"
-#include "tests/unit/helper_sql.h"
+#include "tests/unit/helper_capture.h"
+
+#define BETWEEN "INSERT INTO by_key (note) VALUES ('between')"
 
 static PGconn *first, *second;
 static int version; /* 14, 15, … */
@@ -32,12 +34,6 @@ static struct {
 	uint64_t truncates[4];
 	uint64_t messages, bytes, captures;
 } seen;
-
-static void run_all(const char *const *statements)
-{
-	for (; *statements != NULL; statements++)
-		run(*statements);
-}
 
 /* ---- Traffic -------------------------------------------------------------------------------- */
 
@@ -166,8 +162,6 @@ static const char *const from_elsewhere[] = {
 	NULL,
 };
 
-#define MANY "SELECT repeat('m', 100) FROM generate_series(1, 900)"
-
 /* Everything inside one transaction that the server streams, savepoints given up among it. */
 static const char *const large_one[] = {
 	"BEGIN",
@@ -200,42 +194,21 @@ static const char *const large_one[] = {
 	NULL,
 };
 
-static void on(PGconn *conn, const char *statement)
-{
-	sql_conn = conn;
-	run(statement);
-	sql_conn = first;
-}
-
 /* Two large transactions and small ones in between, each of the large ones with an end of its own.
  */
 static void interleave(const char *end_of_second)
 {
-	on(first, "BEGIN");
-	on(second, "BEGIN");
+	run_on(first, "BEGIN");
+	run_on(second, "BEGIN");
 	for (int i = 0; i < 3; i++) {
-		on(first, "INSERT INTO by_key (note) " MANY);
-		on(second, "SAVEPOINT s");
-		on(second, "INSERT INTO by_full (note) " MANY);
+		run_on(first, "INSERT INTO by_key (note) " MANY);
+		run_on(second, "SAVEPOINT s");
+		run_on(second, "INSERT INTO by_full (note) " MANY);
 		if (i == 1)
-			on(second, "ROLLBACK TO s");
+			run_on(second, "ROLLBACK TO s");
 	}
-	on(second, end_of_second);
-	on(first, "COMMIT");
-}
-
-static void prepare(const char *insert, const char *gid, const char *end)
-{
-	char text[128];
-	run("BEGIN");
-	run(insert);
-	snprintf(text, sizeof(text), "PREPARE TRANSACTION '%s'", gid);
-	run(text);
-	if (end != NULL) {
-		run("INSERT INTO by_key (note) VALUES ('between')");
-		snprintf(text, sizeof(text), "%s PREPARED '%s'", end, gid);
-		run(text);
-	}
+	run_on(second, end_of_second);
+	run_on(first, "COMMIT");
 }
 
 static int setup(void **state)
@@ -246,7 +219,7 @@ static int setup(void **state)
 	if (PQstatus(first) != CONNECTION_OK || PQstatus(second) != CONNECTION_OK)
 		return 1;
 	sql_conn = first;
-	version = PQserverVersion(first) / 10000;
+	version = server_major();
 	run_all(schema);
 	if (version >= 15)
 		run_all(schema_15);
@@ -259,11 +232,13 @@ static int setup(void **state)
 	run_all(large_one);
 	interleave("COMMIT");
 	interleave("ROLLBACK");
-	prepare("INSERT INTO by_key (note) VALUES ('p')", "small", "COMMIT");
-	prepare("INSERT INTO by_key (note) VALUES ('p')", "small", "ROLLBACK"); /* used again */
-	prepare("INSERT INTO by_key (note) " MANY, "large", "COMMIT");
-	prepare("INSERT INTO by_key (note) " MANY, "large, given up", "ROLLBACK");
-	prepare("INSERT INTO by_key (note) " MANY, "open", NULL);
+	prepare_transaction("INSERT INTO by_key (note) VALUES ('p')", "small", BETWEEN, "COMMIT");
+	prepare_transaction("INSERT INTO by_key (note) VALUES ('p')", "small", BETWEEN,
+		"ROLLBACK"); /* used again */
+	prepare_transaction("INSERT INTO by_key (note) " MANY, "large", BETWEEN, "COMMIT");
+	prepare_transaction(
+		"INSERT INTO by_key (note) " MANY, "large, given up", BETWEEN, "ROLLBACK");
+	prepare_transaction("INSERT INTO by_key (note) " MANY, "open", NULL, NULL);
 	run("SET logical_decoding_work_mem = '64kB'");
 	return 0;
 }
@@ -277,14 +252,6 @@ static int teardown(void **state)
 }
 
 /* ---- Captures ------------------------------------------------------------------------------- */
-
-struct options {
-	int proto;
-	const char *streaming; /* NULL: not given */
-	bool binary, messages, two_phase;
-	const char *origin;
-	bool immediate; /* every change is streamed */
-};
 
 static void check_tuple(const struct pgws_tuple *t, const struct pgws_relation *rel)
 {
@@ -401,52 +368,14 @@ static void check_capture(PGresult *res, bool may_stream)
 	pgws_catalog_free(&catalog);
 }
 
-static void capture(const struct options *o)
+static void capture_one(const struct capture *o, void *arg)
 {
-	char text[512];
-	int n = snprintf(text, sizeof(text),
-		"SELECT xid, data FROM pg_logical_slot_peek_binary_changes('%s', NULL, NULL,"
-		" 'publication_names', 'p_main,p_root%s', 'proto_version', '%d', 'binary', '%s',"
-		" 'messages', '%s'",
-		o->two_phase ? "two" : "one", version >= 15 ? ",p_listed" : "", o->proto,
-		o->binary ? "on" : "off", o->messages ? "on" : "off");
-	if (o->streaming != NULL)
-		n += snprintf(
-			text + n, sizeof(text) - (size_t)n, ", 'streaming', '%s'", o->streaming);
-	if (o->two_phase)
-		n += snprintf(text + n, sizeof(text) - (size_t)n, ", 'two_phase', 'on'");
-	if (o->origin != NULL)
-		n += snprintf(text + n, sizeof(text) - (size_t)n, ", 'origin', '%s'", o->origin);
-	snprintf(text + n, sizeof(text) - (size_t)n, ")");
-	if (version >= 16)
-		run(o->immediate ? "SET debug_logical_replication_streaming = immediate"
-				 : "SET debug_logical_replication_streaming = buffered");
-	PGresult *res = PQexecParams(first, text, 0, NULL, NULL, NULL, NULL, 1);
-	if (PQresultStatus(res) != PGRES_TUPLES_OK)
-		fail_msg("%s: %s", text, PQresultErrorMessage(res));
+	(void)arg;
+	PGresult *res = capture(o, "peek");
 	assert_true(PQntuples(res) > 1000);
 	check_capture(res, o->streaming != NULL && strcmp(o->streaming, "off") != 0);
 	PQclear(res);
 	seen.captures++;
-}
-
-static void capture_streamings(struct options o)
-{
-	static const char *const modes[] = {"off", "on", "parallel"};
-	for (int i = 0; i < 3; i++) {
-		if ((i >= 1 && o.proto < 2) || (i == 2 && (o.proto < 4 || version < 16)))
-			continue;
-		o.streaming = modes[i];
-		o.immediate = false;
-		capture(&o);
-		o.immediate = true;
-		if (i >= 1 && version >= 16)
-			capture(&o);
-	}
-	o.streaming = NULL;
-	o.immediate = false;
-	if (o.proto == 1)
-		capture(&o);
 }
 
 /* Every set of options that this server takes. */
@@ -454,10 +383,12 @@ static void test_every_option(void **state)
 {
 	(void)state;
 	static const char *const origins[] = {NULL, "any", "none"};
-	const int protos = version >= 16 ? 4 : version == 15 ? 3 : 2;
-	for (int proto = 1; proto <= protos; proto++) {
+	for (int proto = 1; proto <= server_protos(); proto++) {
 		for (int bits = 0; bits < 8; bits++) {
-			struct options o = {.proto = proto,
+			struct capture o = {.proto = proto,
+				.publications =
+					version >= 15 ? "p_main,p_root,p_listed" : "p_main,p_root",
+				.beside = "xid",
 				.binary = (bits & 1) != 0,
 				.messages = (bits & 2) != 0,
 				.two_phase = (bits & 4) != 0};
@@ -467,7 +398,9 @@ static void test_every_option(void **state)
 				if (i == 1 && bits != 0)
 					continue; /* the default, spelt out */
 				o.origin = origins[i];
-				capture_streamings(o);
+				each_streaming(o, capture_one, NULL);
+				if (proto == 1)
+					capture_one(&o, NULL);
 			}
 		}
 	}

@@ -24,32 +24,9 @@
 
 #include "libpgwalstream/pgwalstream.h"
 #include "tests/unit/helper_consumer.h"
-#include "tests/unit/helper_sql.h"
+#include "tests/unit/helper_slots.h"
 
 static int major;
-
-static void assert_sql(const char *text, const char *expect)
-{
-	char *value = sql(text);
-	assert_string_equal(value, expect);
-	free(value);
-}
-
-static void wait_sql(const char *text, const char *expect)
-{
-	for (int i = 0; i < 1500 && !sql_is(text, expect); i++)
-		usleep(20000);
-	assert_sql(text, expect);
-}
-
-static uint64_t sql_lsn(const char *text)
-{
-	char *value = sql(text);
-	uint64_t lsn;
-	assert_int_equal(pgws_lsn_parse(value, &lsn), 0);
-	free(value);
-	return lsn;
-}
 
 static void make_slot(void)
 {
@@ -58,18 +35,8 @@ static void make_slot(void)
 
 static int setup(void **state)
 {
-	(void)state;
-	run("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE PUBLICATION p FOR TABLE t");
+	(void)slots_setup(state);
 	make_slot();
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
-	run("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
-	run("DROP PUBLICATION IF EXISTS p; DROP TABLE IF EXISTS t");
 	return 0;
 }
 
@@ -246,7 +213,7 @@ static void test_confirm_moves_the_slot(void **state)
 	pgws_consumer_free(&c);
 
 	/* The next life begins behind it. */
-	wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
+	wait_no_slot_in_use();
 	c = consumer();
 	expect_change(c, PGWS_INSERT, &ch);
 	assert_memory_equal(first_column(&ch), "2", 1);
@@ -315,7 +282,7 @@ static void test_start_lsn(void **state)
 	expect_change(c, PGWS_INSERT, &ch);
 	assert_memory_equal(first_column(&ch), "2", 1);
 	pgws_consumer_free(&c);
-	wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
+	wait_no_slot_in_use();
 	assert_true(sql_lsn("SELECT confirmed_flush_lsn FROM pg_replication_slots") >= start);
 }
 
@@ -340,7 +307,7 @@ static void test_stop_lsn_is_exact(void **state)
 	assert_int_equal(rows, 2);
 	assert_int_equal(pgws_consumer_next(c, 0, &ch), PGWS_EEND);
 	pgws_consumer_free(&c);
-	wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
+	wait_no_slot_in_use();
 	/* Again: nothing is left before it. */
 	c = consumer_with(&o);
 	assert_int_equal(pgws_consumer_next(c, TEST_PATIENCE_MS, &ch), PGWS_EEND);
@@ -420,7 +387,7 @@ static void confirmed_before_free(enum pgws_receive how, bool to_the_end)
 	pgws_consumer_confirm(c, end, end, end);
 	pgws_consumer_free(&c);
 	assert_true(sql_lsn("SELECT confirmed_flush_lsn FROM pg_replication_slots") >= end);
-	wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
+	wait_no_slot_in_use();
 	run("TRUNCATE t");
 	run("SELECT pg_replication_slot_advance('c_slot', pg_current_wal_lsn())");
 }
@@ -601,7 +568,7 @@ static void test_a_slot_that_goes_is_never_made_again(void **state)
 	run("INSERT INTO t VALUES (1, 'a')");
 	expect_change(c, PGWS_COMMIT, &ch);
 	terminate_walsender();
-	wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
+	wait_no_slot_in_use();
 	run("SELECT pg_drop_replication_slot('c_slot')");
 	assert_int_equal(first_error(c), PGWS_ESLOT);
 	assert_non_null(strstr(pgws_consumer_error(c), "any more"));
@@ -619,7 +586,7 @@ static void test_a_slot_moved_by_somebody_else(void **state)
 	uint64_t end = ch.end_lsn;
 	pgws_consumer_confirm(c, end, end, end);
 	terminate_walsender();
-	wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
+	wait_no_slot_in_use();
 	run("INSERT INTO t VALUES (2, 'lost')");
 	run("SELECT pg_replication_slot_advance('c_slot', pg_current_wal_lsn())");
 	assert_int_equal(first_error(c), PGWS_ESLOT);
@@ -848,13 +815,10 @@ static void test_questions_take_their_time(void **state)
 
 int main(void)
 {
-	sql_conn = PQconnectdb("options='-c client_min_messages=error'");
-	if (PQstatus(sql_conn) != CONNECTION_OK) {
-		fprintf(stderr, "%s\n", PQerrorMessage(sql_conn));
+	major = slots_connect("");
+	if (major == 0)
 		return 1;
-	}
-	major = PQserverVersion(sql_conn) / 10000;
-#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, slots_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_iterator),
 		TEST(test_callback),

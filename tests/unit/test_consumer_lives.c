@@ -23,7 +23,7 @@
 #include "libpgwalstream/pgwalstream.h"
 #include "tests/unit/helper_consumer.h"
 #include "tests/unit/helper_server.h"
-#include "tests/unit/helper_sql.h"
+#include "tests/unit/helper_slots.h"
 
 static void reconnect_sql(void)
 {
@@ -37,25 +37,6 @@ static void reconnect_sql(void)
 		usleep(50000);
 	}
 	fail_msg("the server is not back");
-}
-
-static uint64_t sql_lsn(const char *text)
-{
-	char *value = sql(text);
-	uint64_t lsn;
-	assert_int_equal(pgws_lsn_parse(value, &lsn), 0);
-	free(value);
-	return lsn;
-}
-
-static void slot_is_free(void)
-{
-	for (int i = 0; i < 1500; i++) {
-		if (sql_is("SELECT count(*) FROM pg_replication_slots WHERE active", "0"))
-			return;
-		usleep(20000);
-	}
-	fail_msg("the slot stays in use");
 }
 
 /* Until the slot is at lsn; no row comes meanwhile. Everything that comes is confirmed. */
@@ -72,22 +53,6 @@ static void confirm_up_to(struct pgws_consumer *c, uint64_t lsn)
 		pgws_consumer_confirm(c, pos.received_lsn, pos.received_lsn, pos.received_lsn);
 		assert_true(test_now_ms() < until);
 	}
-}
-
-static int setup(void **state)
-{
-	(void)state;
-	run("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE PUBLICATION p FOR TABLE t");
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	slot_is_free();
-	run("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
-	run("DROP PUBLICATION IF EXISTS p; DROP TABLE IF EXISTS t");
-	return 0;
 }
 
 /* ---- Prepared transactions --------------------------------------------------------------------
@@ -113,7 +78,7 @@ static void prepared_across_lives(enum pgws_streaming streaming)
 	uint64_t prepared = sql_lsn("SELECT pg_current_wal_flush_lsn()");
 	confirm_up_to(c, prepared);
 	pgws_consumer_free(&c);
-	slot_is_free();
+	wait_no_slot_in_use();
 
 	/* Another life; the server will not send what was prepared once more. */
 	run("ROLLBACK PREPARED 'second'");
@@ -309,7 +274,7 @@ static void test_a_fast_shutdown_is_not_held_up(void **state)
 int main(void)
 {
 	reconnect_sql();
-#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, slots_setup, slots_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_prepared_across_lives),
 		TEST(test_prepared_and_streamed_across_lives),

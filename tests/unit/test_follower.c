@@ -23,7 +23,7 @@
 #include "common/base/ev.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
-#include "tests/unit/helper_sql.h"
+#include "tests/unit/helper_slots.h"
 #include "walstreamd/follower.h"
 #include "walstreamd/timeline.h"
 
@@ -146,25 +146,8 @@ static struct follower *streaming(void)
 
 static int setup(void **state)
 {
-	(void)state;
-	run("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE PUBLICATION p FOR TABLE t");
+	(void)slots_setup(state);
 	run("SELECT pg_create_logical_replication_slot('" SLOT "', 'pgoutput')");
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	for (int i = 0; i < 300; i++) {
-		char *n = sql("SELECT count(*) FROM pg_replication_slots WHERE active");
-		bool none = strcmp(n, "0") == 0;
-		free(n);
-		if (none)
-			break;
-		usleep(20000);
-	}
-	run("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
-	run("DROP PUBLICATION p; DROP TABLE t");
 	return 0;
 }
 
@@ -375,12 +358,9 @@ int main(void)
 {
 	log_init("test_follower", LOG_LEVEL_ERROR);
 	loop = ev_loop_new();
-	sql_conn = PQconnectdb("options='-c client_min_messages=error'");
-	if (PQstatus(sql_conn) != CONNECTION_OK) {
-		fprintf(stderr, "%s\n", PQerrorMessage(sql_conn));
+	if (slots_connect("") == 0)
 		return 1;
-	}
-#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, slots_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_create),
 		TEST(test_stop),

@@ -21,7 +21,7 @@
 #include <cmocka.h>
 
 #include "libpgwalstream/pgwalstream.h"
-#include "tests/unit/helper_sql.h"
+#include "tests/unit/helper_slots.h"
 
 #define PATIENCE_MS 20000
 
@@ -120,31 +120,6 @@ static struct pgws_msg next_type(
 		m = next_msg(s, ret_event);
 	} while (m.type != type);
 	return m;
-}
-
-static void drop_slot_later(void)
-{
-	for (int i = 0; i < 200; i++) {
-		if (sql_is("SELECT count(*) FROM pg_replication_slots WHERE active", "0"))
-			break;
-		usleep(20000);
-	}
-	run("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
-}
-
-static int setup(void **state)
-{
-	(void)state;
-	run("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE PUBLICATION p FOR TABLE t");
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	drop_slot_later();
-	run("DROP PUBLICATION IF EXISTS p; DROP TABLE IF EXISTS t");
-	return 0;
 }
 
 static void test_identify(void **state)
@@ -338,7 +313,7 @@ static void test_quoting(void **state)
 	struct pgws_event ev;
 	next_type(s, PGWS_INSERT, &ev);
 	pgws_stream_free(&s);
-	drop_slot_later();
+	drop_slots();
 	run("DROP PUBLICATION \"we\"\"ird 'Pub\"");
 }
 
@@ -420,7 +395,7 @@ static void test_error_in_mid_stream(void **state)
 	assert_int_equal(pgws_stream_phase(s), PGWS_PHASE_FAILED);
 	assert_int_equal(pgws_stream_next(s, &ev), PGWS_ESTATE);
 	pgws_stream_free(&s);
-	drop_slot_later();
+	drop_slots();
 	if (PQserverVersion(sql_conn) >= 180000)
 		return; /* a missing publication is only a warning there */
 	s = streaming("p,gone");
@@ -482,13 +457,9 @@ static void test_wrong_state(void **state)
 
 int main(void)
 {
-	sql_conn = PQconnectdb(
-		"options='-c client_min_messages=error -c default_transaction_read_only=off'");
-	if (PQstatus(sql_conn) != CONNECTION_OK) {
-		fprintf(stderr, "%s\n", PQerrorMessage(sql_conn));
+	if (slots_connect("-c default_transaction_read_only=off") == 0)
 		return 1;
-	}
-#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, slots_setup, slots_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_identify),
 		TEST(test_slot_and_snapshot),

@@ -20,7 +20,7 @@
 #include <cmocka.h>
 
 #include "libpgwalstream/pgwalstream.h"
-#include "tests/unit/helper_sql.h"
+#include "tests/unit/helper_slots.h"
 
 #define PATIENCE_MS 30000
 
@@ -79,36 +79,6 @@ static bool done_from(struct pgws_stream *s, int err, int from)
 	else
 		refused(s, err, PGWS_EUNSUPPORTED, text);
 	return major >= from;
-}
-
-static void assert_sql(const char *text, const char *expect)
-{
-	char *value = sql(text);
-	assert_string_equal(value, expect);
-	free(value);
-}
-
-static void wait_sql(const char *text, const char *expect)
-{
-	for (int i = 0; i < 1500 && !sql_is(text, expect); i++)
-		usleep(20000);
-	assert_sql(text, expect);
-}
-
-static int setup(void **state)
-{
-	(void)state;
-	run("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE PUBLICATION p FOR TABLE t");
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
-	run("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
-	run("DROP PUBLICATION IF EXISTS p; DROP TABLE IF EXISTS t");
-	return 0;
 }
 
 /* ---- Options --------------------------------------------------------------------------------- */
@@ -219,7 +189,7 @@ static void test_options_of_a_newer_server(void **state)
 			refused(s, err, PGWS_EUNSUPPORTED, "or later, this server is version");
 		}
 		pgws_stream_free(&s);
-		wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
+		wait_no_slot_in_use();
 	}
 }
 
@@ -695,13 +665,10 @@ static void test_timeline_history(void **state)
 
 int main(void)
 {
-	sql_conn = PQconnectdb("options='-c client_min_messages=error'");
-	if (PQstatus(sql_conn) != CONNECTION_OK) {
-		fprintf(stderr, "%s\n", PQerrorMessage(sql_conn));
+	major = slots_connect("");
+	if (major == 0)
 		return 1;
-	}
-	major = PQserverVersion(sql_conn) / 10000;
-#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, slots_setup, slots_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_options_that_make_no_sense),
 		TEST(test_options_of_a_newer_server),

@@ -21,7 +21,8 @@ tests_unit_test_assemble_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
 check_PROGRAMS += tests/unit/test_capture.pg
 TESTS += tests/unit/test_capture.pg
-tests_unit_test_capture_pg_SOURCES = tests/unit/test_capture.c tests/unit/helper_sql.h
+tests_unit_test_capture_pg_SOURCES = tests/unit/test_capture.c tests/unit/helper_capture.h \
+	tests/unit/helper_sql.h
 tests_unit_test_capture_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
 check_PROGRAMS += tests/unit/test_assemble_random
@@ -41,24 +42,25 @@ tests_unit_test_assemble_files_LDFLAGS = -Wl,--wrap=pwrite -Wl,--wrap=pwritev -W
 check_PROGRAMS += tests/unit/test_assemble_server.pg
 TESTS += tests/unit/test_assemble_server.pg
 tests_unit_test_assemble_server_pg_SOURCES = tests/unit/test_assemble_server.c \
-	tests/unit/assemble_testing.h tests/unit/helper_sql.h
+	tests/unit/assemble_testing.h tests/unit/helper_capture.h tests/unit/helper_sql.h
 tests_unit_test_assemble_server_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
 check_PROGRAMS += tests/unit/test_stream.pg
 TESTS += tests/unit/test_stream.pg
-tests_unit_test_stream_pg_SOURCES = tests/unit/test_stream.c tests/unit/helper_sql.h
+tests_unit_test_stream_pg_SOURCES = tests/unit/test_stream.c tests/unit/helper_slots.h \
+	tests/unit/helper_sql.h
 tests_unit_test_stream_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
 check_PROGRAMS += tests/unit/test_stream_commands.pg
 TESTS += tests/unit/test_stream_commands.pg
 tests_unit_test_stream_commands_pg_SOURCES = tests/unit/test_stream_commands.c \
-	tests/unit/helper_sql.h
+	tests/unit/helper_slots.h tests/unit/helper_sql.h
 tests_unit_test_stream_commands_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
 check_PROGRAMS += tests/unit/test_consumer.pg
 TESTS += tests/unit/test_consumer.pg
 tests_unit_test_consumer_pg_SOURCES = tests/unit/test_consumer.c tests/unit/helper_consumer.h \
-	tests/unit/helper_sql.h
+	tests/unit/helper_slots.h tests/unit/helper_sql.h
 tests_unit_test_consumer_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
 check_PROGRAMS += tests/unit/test_consumer_storm.pg
@@ -70,7 +72,8 @@ tests_unit_test_consumer_storm_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/test_consumer_lives.pg
 TESTS += tests/unit/test_consumer_lives.pg
 tests_unit_test_consumer_lives_pg_SOURCES = tests/unit/test_consumer_lives.c \
-	tests/unit/helper_consumer.h tests/unit/helper_server.h tests/unit/helper_sql.h
+	tests/unit/helper_consumer.h tests/unit/helper_server.h tests/unit/helper_slots.h \
+	tests/unit/helper_sql.h
 tests_unit_test_consumer_lives_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
 check_PROGRAMS += tests/unit/test_stream_tls.pg
@@ -85,7 +88,8 @@ tests_unit_test_walstreamd_pg_LDADD = $(WALSTREAM_LIBS) $(RING_LIBS) $(BASE_LIBS
 
 check_PROGRAMS += tests/unit/test_follower.pg
 TESTS += tests/unit/test_follower.pg
-tests_unit_test_follower_pg_SOURCES = tests/unit/test_follower.c tests/unit/helper_sql.h
+tests_unit_test_follower_pg_SOURCES = tests/unit/test_follower.c tests/unit/helper_slots.h \
+	tests/unit/helper_sql.h
 tests_unit_test_follower_pg_LDADD = walstreamd/libwalstreamd.a $(PGWS_LIBS) $(RING_LIBS) \
 	$(PG_LIBS) $(UNIT_LIBS)
 
