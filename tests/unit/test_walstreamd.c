@@ -66,6 +66,13 @@ static void run_file(const char *path)
 	free(text);
 }
 
+static void run_schema(void)
+{
+	run_file("sql/howdah/0001-node.sql");
+	run_file("sql/howdah/0002-gap.sql");
+	run_file("sql/howdah/0003-node-logs.sql");
+}
+
 /* ---- The supervisor's part ------------------------------------------------------------------- */
 
 static struct {
@@ -532,8 +539,7 @@ static int setup(void **state)
 {
 	(void)state;
 	run("CREATE SCHEMA howdah; CREATE SCHEMA howdah_mqtt");
-	run_file("sql/howdah/0001-node.sql");
-	run_file("sql/howdah/0002-gap.sql");
+	run_schema();
 	run("CREATE TABLE howdah_mqtt.begun (node text, lsn pg_lsn, rows bigint);"
 	    "CREATE TABLE t (id int PRIMARY KEY, v text);"
 	    "CREATE FUNCTION howdah_mqtt.slot_created(node text, lsn pg_lsn) RETURNS void LANGUAGE "
@@ -1067,11 +1073,11 @@ static void test_no_schema_yet(void **state)
 {
 	(void)state;
 	run("DROP TABLE howdah.gap, howdah.node; "
-	    "DROP FUNCTION howdah.node_register, howdah.slot_created, howdah.slot_lost");
+	    "DROP FUNCTION howdah.node_register, howdah.slot_created, howdah.slot_lost, "
+	    "howdah.node_publish_logs");
 	start();
 	WAIT(says_init);
-	run_file("sql/howdah/0001-node.sql");
-	run_file("sql/howdah/0002-gap.sql");
+	run_schema();
 	WAIT(has_stream);
 	stop();
 }
