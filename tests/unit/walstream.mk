@@ -83,8 +83,15 @@ tests_unit_test_stream_tls_pg_LDADD = $(WALSTREAM_LIBS) $(UNIT_LIBS)
 
 check_PROGRAMS += tests/unit/test_walstreamd.pg
 TESTS += tests/unit/test_walstreamd.pg
-tests_unit_test_walstreamd_pg_SOURCES = tests/unit/test_walstreamd.c tests/unit/helper_sql.h
+tests_unit_test_walstreamd_pg_SOURCES = tests/unit/test_walstreamd.c tests/unit/helper_sql.h \
+	tests/unit/helper_walstreamd.h
 tests_unit_test_walstreamd_pg_LDADD = $(WALSTREAM_LIBS) $(RING_LIBS) $(BASE_LIBS) $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/test_walstreamd_gaps.pg
+TESTS += tests/unit/test_walstreamd_gaps.pg
+tests_unit_test_walstreamd_gaps_pg_SOURCES = tests/unit/test_walstreamd_gaps.c \
+	tests/unit/helper_sql.h tests/unit/helper_walstreamd.h
+tests_unit_test_walstreamd_gaps_pg_LDADD = $(WALSTREAM_LIBS) $(RING_LIBS) $(BASE_LIBS) $(UNIT_LIBS)
 
 check_PROGRAMS += tests/unit/test_follower.pg
 TESTS += tests/unit/test_follower.pg
