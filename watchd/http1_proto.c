@@ -75,7 +75,7 @@ static int parse_request_line(struct http1_text line, struct http1_request *rq)
 	size_t at = ++n;
 	while (at < line.len && (uint8_t)line.p[at] > ' ' && (uint8_t)line.p[at] < 0x7F)
 		at++;
-	if (at == n || at >= line.len || line.p[at] != ' ')
+	if (at == n || at >= line.len || line.p[n] != '/' || line.p[at] != ' ')
 		return -ERR_MALFORMED;
 	const char *mark = memchr(line.p + n, '?', at - n);
 	rq->path = (struct http1_text){line.p + n, at - n};

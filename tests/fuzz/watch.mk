@@ -36,6 +36,7 @@ EXTRA_DIST += \
 	tests/fuzz/corpus/http1/get \
 	tests/fuzz/corpus/http1/head10 \
 	tests/fuzz/corpus/http1/http2 \
+	tests/fuzz/corpus/http1/no-path \
 	tests/fuzz/corpus/http1/pipelined \
 	tests/fuzz/corpus/http1/put \
 	tests/fuzz/corpus/http1/tls \

@@ -58,6 +58,8 @@ static const struct {
 	{"GET / HTTP/1.2\r\n\r\n", -ERR_VERSION},
 	{"GET /\r\n\r\n", -ERR_MALFORMED},
 	{"GET  / HTTP/1.1\r\n\r\n", -ERR_MALFORMED},
+	{"GET ?a HTTP/1.1\r\n\r\n", -ERR_MALFORMED},
+	{"GET http://a/ HTTP/1.1\r\n\r\n", -ERR_MALFORMED},
 	{"GET / HTTP/1.1 \r\n\r\n", -ERR_MALFORMED},
 	{"GET /\x80 HTTP/1.1\r\n\r\n", -ERR_MALFORMED},
 	{"GE(T / HTTP/1.1\r\n\r\n", -ERR_MALFORMED},
