@@ -26,7 +26,12 @@ struct kv_header {
 	uint64_t cluster_id, member_id, raft_term;
 };
 
-/* Checks that need no state. max_ops: of one nesting path of a Txn. */
+/* Nested more deeply than any accepted Txn is (ETCD_TOO_MANY_OPS). Ask this of the bytes before
+ * they are unpacked: unpacking recurses. Malformed bytes are for the unpacking to find. */
+#define KV_TXN_DEPTH_MAX 128
+bool kv_txn_is_too_deep(const void *data, size_t len);
+
+/* Checks that need no state. max_ops: of one nesting path of a Txn, at most KV_TXN_DEPTH_MAX. */
 enum etcd_error kv_check_range(const Etcdserverpb__RangeRequest *r);
 enum etcd_error kv_check_put(const Etcdserverpb__PutRequest *r);
 enum etcd_error kv_check_delete(const Etcdserverpb__DeleteRangeRequest *r);
@@ -35,8 +40,10 @@ enum etcd_error kv_check_txn(const Etcdserverpb__TxnRequest *r, size_t max_ops);
 bool kv_txn_is_read(const Etcdserverpb__TxnRequest *r);
 bool kv_txn_is_serializable(const Etcdserverpb__TxnRequest *r);
 
-/* Evaluations for engine_op.eval: the store's entry is open. They append the encoded response to
- * out (reset by the caller), whose header's revision is that of the store after the entry. */
+/* Evaluations for engine_op.eval: the store's entry is open, and may have been changed in part when
+ * an error is returned. They append the encoded response to out (reset by the caller), whose
+ * header's revision is that of the store after the entry. A response that does not fit into out is
+ * ETCD_TOO_MANY_REQUESTS. */
 enum etcd_error kv_put(struct store *s, const Etcdserverpb__PutRequest *r,
 	const struct kv_header *h, struct buf *out);
 enum etcd_error kv_delete(struct store *s, const Etcdserverpb__DeleteRangeRequest *r,
@@ -66,13 +73,17 @@ enum etcd_error kv_range_begin(struct store *s, const Etcdserverpb__RangeRequest
 	const struct kv_header *h, struct kv_range **ret_range);
 /* Looks at up to `budget` keys; true: call again. */
 bool kv_range_step(struct kv_range *q, size_t budget);
+/* The store was loaded anew meanwhile: there will be no answer, end the call as unavailable. Ask
+ * after every step and when fill returns 0. */
+bool kv_range_is_lost(const struct kv_range *q);
 /* After the last step: bytes of the encoded response. */
 uint64_t kv_range_length(const struct kv_range *q);
-/* Writes the next bytes, at most max, at least one until all are out. Returns how many. */
+/* Writes the next bytes, at most max, at least one until all are out. Returns how many; 0: all are
+ * out, or it is lost. */
 size_t kv_range_fill(struct kv_range *q, void *to, size_t max);
 void kv_range_end(struct kv_range **q);
 
-/* Shared encoders (watch, snapshot): a KeyValue as protobuf, and its length. */
+/* Shared encoders (watch, snapshot): a KeyValue as protobuf, and its length. Zeros are left out. */
 size_t kv_encoded_len(const struct store_kv *kv);
 void kv_encode(const struct store_kv *kv, struct buf *out);
 

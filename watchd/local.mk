@@ -54,6 +54,12 @@ watchd_libwatchd_a_SOURCES = \
 	watchd/keyindex.c \
 	watchd/keyindex.h \
 	watchd/kv.h \
+	watchd/kv_check.c \
+	watchd/kv_encode.c \
+	watchd/kv_int.h \
+	watchd/kv_overlap.c \
+	watchd/kv_range.c \
+	watchd/kv_txn.c \
 	watchd/lease.h \
 	watchd/log_load.c \
 	watchd/log_load.h \

@@ -18,7 +18,8 @@
  * past walks the event log here and needs no SQL, and cannot meet a gap.
  *
  * Ownership: the store owns keys, values, leases. What it gives out is borrowed until the next call
- * that changes the store (begin, apply, commit, rollback, trim), unless pinned.
+ * that changes the store (begin, apply, commit, rollback, trim), unless pinned. Changes of an open
+ * entry free nothing: what was read in it is good until it is ended or aborted.
  *
  * Invariants:
  *   1. committed_seq <= head_seq; seq is dense from the first entry on.
@@ -176,6 +177,11 @@ struct store_iter {
 	const struct store *s;
 	int64_t rev;
 	struct store_bytes to;
+	/* Keys that may still be looked at, those that do not live included; without limit unless
+	 * set after store_iter_init. next says false when it is used up; stopped_at is then the key
+	 * to go on behind, else its data is NULL. */
+	size_t budget;
+	struct store_bytes stopped_at;
 	void *leaf; /* private */
 	size_t pos;
 };

@@ -226,29 +226,30 @@ void store_iter_init(struct store_iter *it, const struct store *s, struct store_
 	struct store_bytes to, int64_t rev)
 {
 	struct keyindex_pos pos = keyindex_seek(s->keys, from.data, from.len);
-	*it = (struct store_iter){.s = s, .rev = rev, .to = to, .leaf = pos.leaf, .pos = pos.i};
+	*it = (struct store_iter){
+		.s = s, .rev = rev, .to = to, .budget = SIZE_MAX, .leaf = pos.leaf, .pos = pos.i};
 }
 
 bool store_iter_next(struct store_iter *it, struct store_kv *ret_kv)
 {
 	struct keyindex_pos pos = {.leaf = it->leaf, .i = it->pos};
-	const struct keyindex_key *k;
-	const struct version *v = NULL;
-	while ((k = keyindex_next(&pos)) != NULL) {
-		if (it->to.data != NULL &&
-			keyindex_compare(k->bytes, k->len, it->to.data, it->to.len) >= 0) {
-			pos.leaf = NULL;
-			k = NULL;
-			break;
+	while (it->budget > 0) {
+		const struct keyindex_key *k = keyindex_next(&pos);
+		if (k == NULL || (it->to.data != NULL && keyindex_compare(k->bytes, k->len,
+								 it->to.data, it->to.len) >= 0)) {
+			it->leaf = NULL;
+			it->stopped_at = (struct store_bytes){NULL, 0};
+			return false;
 		}
-		v = key_at(k, it->rev);
-		if (v != NULL && !is_tombstone(v))
-			break;
+		it->budget--;
+		it->stopped_at = (struct store_bytes){k->bytes, k->len};
+		it->leaf = pos.leaf;
+		it->pos = pos.i;
+		const struct version *v = key_at(k, it->rev);
+		if (v != NULL && !is_tombstone(v)) {
+			version_kv(v, ret_kv);
+			return true;
+		}
 	}
-	it->leaf = pos.leaf;
-	it->pos = pos.i;
-	if (k == NULL)
-		return false;
-	version_kv(v, ret_kv);
-	return true;
+	return false;
 }
