@@ -107,6 +107,8 @@ check-long: all
 		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_storm.py PYTEST_FLAGS=-s
 	HOWDAH_WAL_STORM_SECONDS=600 \
 		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_wal_storm.py PYTEST_FLAGS=-s
+	HOWDAH_WATCH_STORM_SECONDS=600 \
+		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_watch_faults.py PYTEST_FLAGS=-s
 	$(MAKE) $(AM_MAKEFLAGS) check-watch-diff
 	$(MAKE) $(AM_MAKEFLAGS) check-matrix
 
@@ -126,6 +128,7 @@ EXTRA_DIST += \
 	tests/system/etcd.py \
 	tests/system/linear.py \
 	tests/system/pgoutput.py \
+	tests/system/proxy.py \
 	tests/system/rawmqtt.py \
 	tests/system/suite.py \
 	tests/system/test_bench.py \
@@ -145,6 +148,7 @@ EXTRA_DIST += \
 	tests/system/test_wal_storm.py \
 	tests/system/test_watch_diff.py \
 	tests/system/test_watch_etcdctl.py \
+	tests/system/test_watch_faults.py \
 	tests/system/test_watch_linear.py \
 	tests/system/test_watch_semantics.py \
 	tests/system/watch_calls.py \
