@@ -17,6 +17,16 @@ check_PROGRAMS += tests/unit/test_engine.pg
 TESTS += tests/unit/test_engine.pg
 tests_unit_test_engine_pg_SOURCES = $(ENGINE_TESTING) tests/unit/test_engine.c
 tests_unit_test_engine_pg_LDADD = $(WATCH_TEST_LIBS)
+
+check_PROGRAMS += tests/unit/test_engine_faults.pg
+TESTS += tests/unit/test_engine_faults.pg
+tests_unit_test_engine_faults_pg_SOURCES = $(ENGINE_TESTING) tests/unit/test_engine_faults.c
+tests_unit_test_engine_faults_pg_LDADD = $(WATCH_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_engine_aux.pg
+TESTS += tests/unit/test_engine_aux.pg
+tests_unit_test_engine_aux_pg_SOURCES = $(ENGINE_TESTING) tests/unit/test_engine_aux.c
+tests_unit_test_engine_aux_pg_LDADD = $(WATCH_TEST_LIBS)
+
 check_PROGRAMS += tests/unit/test_watch_watch
 TESTS += tests/unit/test_watch_watch
 WATCH_MODEL = tests/unit/watch_model.c tests/unit/watch_model.h tests/unit/watch_testing.c \
