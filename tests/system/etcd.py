@@ -23,7 +23,8 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc  # noqa: E402
 from google.protobuf import text_format  # noqa: E402
 
-from suite import Suite, free_port, short_dir, wait_until  # noqa: E402
+from proxy import TcpProxy  # noqa: E402
+from suite import Postgres, Suite, free_port, short_dir, wait_until  # noqa: E402
 
 PROTO_DIR = f"{os.environ.get('HOWDAH_SRCDIR', os.path.dirname(__file__) + '/../..')}/watchd/proto"
 
@@ -374,11 +375,46 @@ class Watchd(Endpoint):
     def __init__(self, section="", **options):
         self.suite = Suite(watchd=section, **options)
         super().__init__(f"127.0.0.1:{self.suite.etcd_port}")
-        self.wait_ready()
+        if options.get("start", True):
+            self.wait_ready()
 
     def close(self):
         self.close_clients()
         self.suite.close()
+
+
+class Nodes:
+    """Suites with watchd on one PostgreSQL, each reaching it by a proxy of its own."""
+
+    def __init__(self, count, section="", settings=""):
+        self.pg = Postgres(settings=settings)
+        admin = self.pg.connect("postgres")
+        admin.cursor().execute("CREATE DATABASE howdah")
+        admin.close()
+        self.proxies = [TcpProxy(self.pg.port) for _ in range(count)]
+        self.nodes = [self._start(i, section) for i in range(count)]
+        for node in self.nodes:
+            node.suite.wait_up(120)
+            node.wait_ready(60)
+
+    def _start(self, i, section):
+        conninfo = f"host=127.0.0.1 port={self.proxies[i].port} user=postgres dbname=howdah connect_timeout=3"
+        node = Watchd(section, node=f"n{i}", start=False, postgres=f'mode = "external"; conninfo = "{conninfo}";')
+        node.suite.start()
+        wait_until("control socket", node.suite.status)
+        if i == 0:
+            node.suite.pgctl("db", "init")
+        return node
+
+    def __getitem__(self, i):
+        return self.nodes[i]
+
+    def close(self):
+        for node in self.nodes:
+            node.close()
+        for proxy in self.proxies:
+            proxy.close()
+        self.pg.close()
 
 
 def serve(kind, progress_ms=None, max_request=None, quota=None):

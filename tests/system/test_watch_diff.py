@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from etcd import CallError, Etcd, api
+from etcd import CallError, Etcd, api, kinds, serve
 from suite import wait_until
 from watch_calls import FIRST_REVISION, Generator, LeaseOf, Rev, Step, filled
 from watch_check import KeyHistory, StreamLog, Wanted, WatchLog, facts
@@ -464,9 +464,20 @@ def two_etcds():
         server.close()
 
 
+@pytest.mark.skipif("watchd" not in kinds(), reason="needs watchd")
+def test_watchd_is_as_etcd(report):
+    etcd = Etcd()
+    watchd = serve("watchd")
+    try:
+        run_diff([Side("etcd", etcd), Side("watchd", watchd)], SECONDS, report)
+    finally:
+        etcd.close()
+        watchd.close()
+
+
 def test_equals_do_not_differ(two_etcds, report):
     one, other = two_etcds
-    run_diff([Side("etcd", one), Side("etcd again", other)], SECONDS if "HOWDAH_WATCH_DIFF_SECONDS" in os.environ else 5, report)
+    run_diff([Side("etcd", one), Side("etcd again", other)], min(SECONDS, 5), report)
 
 
 def test_a_difference_becomes_a_short_story(two_etcds, report):

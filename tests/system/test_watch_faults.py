@@ -17,9 +17,8 @@ import psycopg2
 import pytest
 
 import linear
-from etcd import CallError, Client, Etcd, Watchd, api, kinds, op
-from proxy import TcpProxy
-from suite import Postgres, process_alive, wait_until
+from etcd import CallError, Client, Etcd, Nodes, api, kinds, op
+from suite import process_alive, wait_until
 from watch_check import KeyHistory, StreamLog, Wanted, WatchLog
 
 SECONDS = int(os.environ.get("HOWDAH_WATCH_STORM_SECONDS", 30))
@@ -269,31 +268,13 @@ class Storm:
 
 # -- the nodes ------------------------------------------------------------------------------------------
 
-class Nodes:
-    """Suites with watchd on one PostgreSQL, each by a proxy of its own."""
+class FaultyNodes(Nodes):
+    """Each fault says whether it happened."""
 
     def __init__(self, count):
-        self.pg = Postgres()
-        admin = self.pg.connect("postgres")
-        admin.cursor().execute("CREATE DATABASE howdah")
-        admin.close()
-        self.stopped = set()
-        self.proxies = [TcpProxy(self.pg.port) for _ in range(count)]
-        self.nodes = [self.node(i, proxy) for i, proxy in enumerate(self.proxies)]
-        for node in self.nodes:
-            node.suite.wait_up(120)
-            node.wait_ready(60)
+        super().__init__(count)
         self.faults = {"watchd": self.kill_watchd, "walstreamd": self.kill_walstreamd, "postgres": self.restart,
                        "freeze": self.freeze, "cut": self.cut, "stall": self.stall}
-
-    def node(self, i, proxy):
-        conninfo = f"host=127.0.0.1 port={proxy.port} user=postgres dbname=howdah connect_timeout=3"
-        node = Watchd(node=f"n{i}", start=False, postgres=f'mode = "external"; conninfo = "{conninfo}";')
-        node.suite.start()
-        wait_until("control socket", node.suite.status)
-        if i == 0:
-            node.suite.pgctl("db", "init")
-        return node
 
     def kill(self, rnd, worker):
         try:
@@ -352,18 +333,11 @@ class Nodes:
                 os.kill(pid, signal.SIGCONT)
         return True
 
-    def close(self):
-        for node in self.nodes:
-            node.close()
-        for proxy in self.proxies:
-            proxy.close()
-        self.pg.close()
-
 
 @pytest.mark.skipif("watchd" not in kinds(), reason="needs watchd")
 @pytest.mark.parametrize("count", [2, 3])
 def test_storm(count, report):
-    nodes = Nodes(count)
+    nodes = FaultyNodes(count)
     try:
         Storm(nodes.nodes, nodes.faults, SECONDS).run(report)
         abandoned_lease(nodes)
