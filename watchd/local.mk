@@ -60,7 +60,11 @@ watchd_libwatchd_a_SOURCES = \
 	watchd/kv_overlap.c \
 	watchd/kv_range.c \
 	watchd/kv_txn.c \
+	watchd/lease.c \
 	watchd/lease.h \
+	watchd/lease_adopt.c \
+	watchd/lease_int.h \
+	watchd/lease_keepalive.c \
 	watchd/log_load.c \
 	watchd/log_load.h \
 	watchd/log_sql.c \

@@ -39,3 +39,7 @@ tests_unit_test_h2_SOURCES = tests/unit/test_h2.c tests/unit/helper_h2.h
 tests_unit_test_h2_LDADD = $(WATCH_TEST_LIBS)
 tests_unit_test_http1_SOURCES = tests/unit/test_http1.c
 tests_unit_test_http1_LDADD = watchd/libwatchd.a $(BASE_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_watch_lease.pg
+TESTS += tests/unit/test_watch_lease.pg
+tests_unit_test_watch_lease_pg_SOURCES = $(ENGINE_TESTING) tests/unit/test_watch_lease.c
+tests_unit_test_watch_lease_pg_LDADD = $(WATCH_TEST_LIBS)
