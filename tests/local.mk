@@ -129,6 +129,7 @@ EXTRA_DIST += \
 	tests/system/linear.py \
 	tests/system/pgoutput.py \
 	tests/system/proxy.py \
+	tests/system/rawh2.py \
 	tests/system/rawmqtt.py \
 	tests/system/suite.py \
 	tests/system/test_bench.py \
@@ -149,6 +150,7 @@ EXTRA_DIST += \
 	tests/system/test_watch_diff.py \
 	tests/system/test_watch_etcdctl.py \
 	tests/system/test_watch_faults.py \
+	tests/system/test_watch_hostile.py \
 	tests/system/test_watch_linear.py \
 	tests/system/test_watch_nodes.py \
 	tests/system/test_watch_semantics.py \

@@ -5,6 +5,7 @@ BASE_TESTS = \
 	tests/unit/test_conf \
 	tests/unit/test_ev \
 	tests/unit/test_list \
+	tests/unit/test_listener \
 	tests/unit/test_log \
 	tests/unit/test_mem \
 	tests/unit/test_proc \
@@ -21,6 +22,8 @@ tests_unit_test_ev_SOURCES = tests/unit/test_ev.c tests/unit/helper_assert.h
 tests_unit_test_ev_LDADD = $(BASE_LIBS) $(UNIT_LIBS)
 tests_unit_test_list_SOURCES = tests/unit/test_list.c
 tests_unit_test_list_LDADD = $(BASE_LIBS) $(UNIT_LIBS)
+tests_unit_test_listener_SOURCES = tests/unit/test_listener.c
+tests_unit_test_listener_LDADD = $(BASE_LIBS) $(UNIT_LIBS)
 tests_unit_test_log_SOURCES = tests/unit/test_log.c tests/unit/helper_assert.h
 tests_unit_test_log_LDADD = $(BASE_LIBS) $(UNIT_LIBS)
 tests_unit_test_mem_SOURCES = tests/unit/test_mem.c tests/unit/helper_assert.h

@@ -33,10 +33,13 @@ WATCH_MODEL = tests/unit/watch_model.c tests/unit/watch_model.h tests/unit/watch
 	tests/unit/watch_testing.h
 tests_unit_test_watch_watch_SOURCES = tests/unit/test_watch_watch.c $(WATCH_MODEL)
 tests_unit_test_watch_watch_LDADD = $(WATCH_TEST_LIBS)
-check_PROGRAMS += tests/unit/test_h2 tests/unit/test_http1
-TESTS += tests/unit/test_h2 tests/unit/test_http1
-tests_unit_test_h2_SOURCES = tests/unit/test_h2.c tests/unit/helper_h2.h
+check_PROGRAMS += tests/unit/test_h2 tests/unit/test_h2_limits tests/unit/test_http1
+TESTS += tests/unit/test_h2 tests/unit/test_h2_limits tests/unit/test_http1
+H2_HELPERS = tests/unit/helper_h2.h tests/unit/helper_h2_server.h
+tests_unit_test_h2_SOURCES = tests/unit/test_h2.c $(H2_HELPERS)
 tests_unit_test_h2_LDADD = $(WATCH_TEST_LIBS)
+tests_unit_test_h2_limits_SOURCES = tests/unit/test_h2_limits.c $(H2_HELPERS)
+tests_unit_test_h2_limits_LDADD = $(WATCH_TEST_LIBS)
 tests_unit_test_http1_SOURCES = tests/unit/test_http1.c
 tests_unit_test_http1_LDADD = watchd/libwatchd.a $(BASE_LIBS) $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/test_watch_lease.pg
