@@ -6,9 +6,9 @@
  *     GET /health?serializable=true HTTP/1.1\r\n
  *     Host: a\r\n … \r\n
  *
- * The target is a path (origin-form); proxies and other forms have no business here. Requests with a
- * body (Content-Length over 0, Transfer-Encoding) are recognised and left to the
- * caller to refuse: nothing that is served takes one.
+ * The target is a path (origin-form); proxies and other forms have no business here. Requests with
+ * a body (Content-Length over 0, Transfer-Encoding) are recognised and left to the caller to
+ * refuse: nothing that is served takes one.
  */
 #ifndef WATCHD_HTTP1_PROTO_H
 #define WATCHD_HTTP1_PROTO_H
