@@ -54,7 +54,8 @@ struct h2_limits {
 	 * (REFUSED_STREAM: clients know that nothing was done). */
 	size_t max_queued_bytes;
 	uint32_t idle_ms;  /* a connection without a call, and one that says nothing at first */
-	uint32_t stall_ms; /* a client that takes nothing of an ended call's answer, or of anything
+	uint32_t stall_ms; /* a client that takes nothing of an ended call, a generated message,
+			    * socket
 			    */
 };
 

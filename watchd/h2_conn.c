@@ -365,11 +365,11 @@ static void on_io(int fd, short what, void *arg)
 
 /* --- time --- */
 
-/* Calls that are ended and whose client does not take the rest. */
+/* Calls that are ended, or whose generator waits, and whose client takes nothing. */
 static void sweep_streams(struct h2_conn *c, uint64_t now)
 {
 	list_for_each_safe (it, &c->closing) {
-		struct h2_stream *s = list_entry(it, struct h2_stream, in_ending);
+		struct h2_stream *s = list_entry(it, struct h2_stream, in_closing);
 		if (now - s->moved_ms < c->srv->limits.stall_ms)
 			continue;
 		h2_count(c->srv, H2_STAT_ENDED_STALLED, 1);

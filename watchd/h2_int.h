@@ -119,7 +119,7 @@ struct h2_conn {
 	struct list in_dirty;
 	nghttp2_session *session; /* owned; in H2 */
 	struct list streams;
-	struct list closing; /* streams that are ended and not delivered yet */
+	struct list closing; /* streams whose client has to take something: ended, or generated */
 	struct list drained; /* streams whose on_drained is due */
 	size_t n_streams;
 	size_t queued_bytes;
@@ -160,7 +160,7 @@ struct h2_stream {
 	const struct h2_call_ops *ops; /* NULL: not accepted */
 	void *user;
 	struct list in_conn;
-	struct list in_ending;
+	struct list in_closing;
 	struct list in_drained;
 	/* In. */
 	struct buf in;     /* bytes that are not handed over yet */

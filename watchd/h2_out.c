@@ -265,10 +265,20 @@ int h2_out_write(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *
 	s->left -= length;
 	s->moved_ms = srv->now_ms;
 	srv->fill_len += length + 9;
+	if (s->left == 0 && !s->over)
+		list_remove(&s->in_closing);
 	return 0;
 }
 
 /* --- what the user calls --- */
+
+/* From now on the client has to take something now and then. */
+static void expect_progress(struct h2_stream *s)
+{
+	s->moved_ms = ev_now_ms();
+	if (list_empty(&s->in_closing))
+		list_push_back(&s->c->closing, &s->in_closing);
+}
 
 static void enqueue(struct h2_stream *s, struct out_msg *m)
 {
@@ -337,6 +347,7 @@ void h2_stream_send_generated(
 	m->source = src;
 	m->arg = arg;
 	m->len = len;
+	expect_progress(s);
 	enqueue(s, m);
 }
 
@@ -359,8 +370,7 @@ void h2_stream_end(struct h2_stream *s, enum grpc_status status, const char *mes
 	}
 	s->over = s->trailers = true;
 	s->status = (uint8_t)status;
-	s->moved_ms = ev_now_ms();
-	list_push_back(&s->c->closing, &s->in_ending);
+	expect_progress(s);
 	wake(s);
 }
 
@@ -378,7 +388,7 @@ void h2_stream_reset(struct h2_stream *s, uint32_t h2_error)
 		return;
 	s->over = true;
 	h2_out_drop(s);
-	list_remove(&s->in_ending);
+	list_remove(&s->in_closing);
 	(void)nghttp2_submit_rst_stream(c->session, NGHTTP2_FLAG_NONE, s->id, h2_error);
 	h2_flush_soon(c);
 }

@@ -67,7 +67,7 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
 	s->id = frame->hd.stream_id;
 	s->c = c;
 	s->last = &s->first;
-	list_init(&s->in_ending);
+	list_init(&s->in_closing);
 	list_init(&s->in_drained);
 	buf_init(&s->in, 0);
 	ev_timer_init(&s->deadline, c->srv->loop, "call's deadline", h2_out_deadline, s);
@@ -372,7 +372,7 @@ void h2_stream_gone(struct h2_stream *s)
 	ev_timer_stop(&s->deadline);
 	ev_defer_cancel(srv->loop, &s->again);
 	list_remove(&s->in_conn);
-	list_remove(&s->in_ending);
+	list_remove(&s->in_closing);
 	list_remove(&s->in_drained);
 	h2_out_drop(s);
 	h2_in_drop(s);
