@@ -242,13 +242,13 @@ static void run_check(struct db *db, const struct check *c, bool *bad)
 static bool check_schema(struct db *db, bool *bad)
 {
 	struct schema_status parts[SCHEMA_PARTS_MAX];
-	size_t n = 0, old = 0, missing = 0;
+	size_t n = 0, old = 0, there = 0;
 	struct buf why;
 	buf_init(&why, 0);
 	char *dir = xasprintf("%s/sql", db->place.datadir);
 	int err = schema_status(db->pg, dir, parts, &n, &why);
 	for (size_t i = 0; err == 0 && i < n; i++) {
-		missing += parts[i].installed == 0;
+		there += parts[i].installed > 0;
 		old += parts[i].installed < parts[i].available;
 	}
 	if (err == -ERR_VERSION)
@@ -257,7 +257,7 @@ static bool check_schema(struct db *db, bool *bad)
 	else if (err != 0)
 		say(db, bad, "schema", "error", why.len_bytes > 0 ? buf_cstr(&why) : err_str(err),
 			"pgctl db status");
-	else if (missing > 0)
+	else if (there == 0)
 		say(db, bad, "schema", "error", "the schema is not installed", "pgctl db init");
 	else if (old > 0)
 		say(db, bad, "schema", "error", "the schema is older than this version",
@@ -266,7 +266,7 @@ static bool check_schema(struct db *db, bool *bad)
 		say(db, bad, "schema", "ok", "the schema is installed and up to date", NULL);
 	free(dir);
 	buf_free(&why);
-	return err == 0 && missing == 0;
+	return err == 0 && there > 0;
 }
 
 int cmd_doctor(struct pgctl *p, json_t *args)
