@@ -63,6 +63,16 @@ static void put_value(struct buf *b, const json_t *v)
 	}
 }
 
+void output_value(struct output *o, const json_t *value)
+{
+	struct buf b;
+
+	buf_init(&b, 0);
+	put_value(&b, value);
+	fwrite(b.data, 1, b.len_bytes, o->f);
+	buf_free(&b);
+}
+
 /* Characters, not bytes. */
 static size_t display_width(const char *s)
 {

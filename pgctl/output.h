@@ -26,6 +26,8 @@ struct output {
 void output_init(struct output *o, FILE *f, bool json);
 /* Borrows row. */
 void output_row(struct output *o, json_t *row);
+/* One value as it stands in a table, at once. */
+void output_value(struct output *o, const json_t *value);
 /* Writes what is left and frees. 0, or -EIO: not everything could be written. */
 int output_end(struct output *o) __attribute__((warn_unused_result));
 

@@ -229,6 +229,36 @@ static int run_status(struct pgctl *p, json_t *args)
 	return status;
 }
 
+/* Bytes of a row: as they are if they are text, else in hexadecimal. */
+static void print_bytes(struct pgctl *p, const json_t *row, const char *name)
+{
+	char hex[40];
+	snprintf(hex, sizeof(hex), "%s_hex", name);
+	const json_t *text = json_object_get(row, name), *digits = json_object_get(row, hex);
+	if (text == NULL && digits == NULL)
+		return;
+	fputs(digits != NULL ? " \\x" : " ", p->out.f);
+	output_value(&p->out, digits != NULL ? digits : text);
+}
+
+/* Each event as it comes. The answers between them show people nothing. */
+static void print_event(json_t *row, void *arg)
+{
+	struct pgctl *p = arg;
+	const char *type = json_string_value(json_object_get(row, "type"));
+	if (p->json) {
+		(void)json_dumpf(row, p->out.f, JSON_COMPACT);
+		fputc('\n', p->out.f);
+	} else if (type != NULL && strcmp(type, "PROGRESS") != 0) {
+		fprintf(p->out.f, "%lld %s",
+			(long long)json_integer_value(json_object_get(row, "mod_revision")), type);
+		print_bytes(p, row, "key");
+		print_bytes(p, row, "value");
+		fputc('\n', p->out.f);
+	}
+	(void)fflush(p->out.f); /* output_end tells of an error */
+}
+
 static int run_command(struct pgctl *p, const struct ctl_command *cmd, json_t *args)
 {
 	for (size_t i = 0; i < ARRAY_LEN(shown); i++) {
@@ -237,6 +267,8 @@ static int run_command(struct pgctl *p, const struct ctl_command *cmd, json_t *a
 	}
 	if (strcmp(cmd->name, "status") == 0)
 		return run_status(p, args);
+	if (strcmp(cmd->name, "watch.watch") == 0)
+		return pgctl_call(p, cmd->name, args, print_event, p);
 	if (cmd->target != ROLE_LOCAL)
 		return pgctl_call(p, cmd->name, args, NULL, NULL);
 	for (size_t i = 0; i < ARRAY_LEN(locals); i++) {

@@ -154,6 +154,7 @@ EXTRA_DIST += \
 	tests/system/test_watch_linear.py \
 	tests/system/test_watch_nodes.py \
 	tests/system/test_watch_semantics.py \
+	tests/system/test_watch_services.py \
 	tests/system/watch_calls.py \
 	tests/system/watch_check.py \
 	# end

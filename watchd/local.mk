@@ -25,6 +25,8 @@ watchd/proto/rpc.pb-c.h: watchd/proto/rpc.pb-c.c watchd/proto/kv.pb-c.h
 $(watchd_libwatchpb_a_OBJECTS) $(watchd_libwatchd_a_OBJECTS): $(WATCH_PB_H)
 
 watchd_libwatchd_a_SOURCES = \
+	watchd/compactor.c \
+	watchd/compactor.h \
 	watchd/engine.c \
 	watchd/engine.h \
 	watchd/engine_aux.c \
@@ -36,6 +38,8 @@ watchd_libwatchd_a_SOURCES = \
 	watchd/etcd_error.h \
 	watchd/feed.c \
 	watchd/feed.h \
+	watchd/grpc.c \
+	watchd/grpc.h \
 	watchd/grpc_proto.c \
 	watchd/grpc_proto.h \
 	watchd/grpc_status.h \
@@ -47,6 +51,8 @@ watchd_libwatchd_a_SOURCES = \
 	watchd/h2_out.c \
 	watchd/h2_server.c \
 	watchd/h2_session.c \
+	watchd/http.c \
+	watchd/http.h \
 	watchd/http1_proto.c \
 	watchd/http1_proto.h \
 	watchd/interval.c \
@@ -69,6 +75,7 @@ watchd_libwatchd_a_SOURCES = \
 	watchd/log_load.h \
 	watchd/log_sql.c \
 	watchd/log_sql.h \
+	watchd/services.h \
 	watchd/store.c \
 	watchd/store.h \
 	watchd/store_apply.c \
@@ -82,6 +89,13 @@ watchd_libwatchd_a_SOURCES = \
 	watchd/store_pending.c \
 	watchd/store_trim.c \
 	watchd/store_version.c \
+	watchd/svc.h \
+	watchd/svc_cluster.c \
+	watchd/svc_kv.c \
+	watchd/svc_lease.c \
+	watchd/svc_maint.c \
+	watchd/svc_snapshot.c \
+	watchd/svc_watch.c \
 	watchd/watch.h \
 	watchd/watch_catchup.c \
 	watchd/watch_encode.c \
@@ -94,6 +108,9 @@ watchd_libwatchd_a_SOURCES = \
 	watchd/watchd.h \
 	watchd/watchd_conf.c \
 	watchd/watchd_conf.h \
+	watchd/watchd_ctl.c \
+	watchd/watchd_ctl.h \
+	watchd/watchd_ctl_read.c \
 	watchd/watchd_stats.c \
 	watchd/watchd_stats.h \
 	# end

@@ -37,6 +37,18 @@ const struct ctl_command ctl_table[] = {
 	{"mqtt.map.list", "", ROLE_LOCAL, READ, "the tables that are published, and where to"},
 	{"mqtt.map.remove", "RELATION [--name NAME]", ROLE_LOCAL, ADMIN, "stop publishing a table"},
 	{"mqtt.sessions", "[--limit N]", ROLE_BROKERD, READ, "connected MQTT clients"},
+	{"watch.get", "KEY [--prefix] [--rev N] [--limit N] [--keys-only]", ROLE_WATCHD, READ,
+		"the key, or all keys that begin with it"},
+	{"watch.put", "KEY VALUE [--lease N]", ROLE_WATCHD, ADMIN, "put a key"},
+	{"watch.del", "KEY [--prefix]", ROLE_WATCHD, ADMIN,
+		"delete the key, or all keys that begin with it"},
+	{"watch.watch", "KEY [--prefix] [--rev N]", ROLE_WATCHD, READ,
+		"show changes of the key as they happen, until interrupted; of the past, too, from "
+		"revision --rev on"},
+	{"watch.compact", "[REVISION] [--before INTERVAL]", ROLE_WATCHD, ADMIN,
+		"drop the history before a revision, or what is older than, say, '7 days'"},
+	{"watch.status", "", ROLE_WATCHD, READ,
+		"revision, sizes, alarms and members of the store"},
 	{"wal.tail",
 		"[--table NAME]... [--op LIST]... [--publication NAME]... [--from-slot] [--follow] "
 		"[--limit N]",

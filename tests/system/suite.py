@@ -254,9 +254,11 @@ class Suite:
             assert done.returncode == 0, f"pgctl {args}: {done.returncode}: {done.stderr}"
         return done.stdout
 
+    def pgctl_command(self, *args):
+        return [f"{os.environ['HOWDAH_BIN']}/pgctl", "-s", f"{self.run_dir}/control.sock", *args]
+
     def pgctl_raw(self, *args):
-        return subprocess.run([f"{os.environ['HOWDAH_BIN']}/pgctl", "-s", f"{self.run_dir}/control.sock",
-                               *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        return subprocess.run(self.pgctl_command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               text=True, timeout=60)
 
     def rows(self, *args):
