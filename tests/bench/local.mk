@@ -9,6 +9,11 @@ EXTRA_PROGRAMS += tests/bench/bench_watch_store
 tests_bench_bench_watch_store_SOURCES = tests/bench/bench_watch_store.c
 tests_bench_bench_watch_store_LDADD = watchd/libwatchd.a $(WATCH_LIBS)
 
+# By hand: FSYNC=on tests/helpers/with-postgres tests/bench/bench_engine
+EXTRA_PROGRAMS += tests/bench/bench_engine
+tests_bench_bench_engine_SOURCES = tests/bench/bench_engine.c
+tests_bench_bench_engine_LDADD = watchd/libwatchd.a $(WATCH_LIBS)
+
 # By hand: tests/bench/bench_h2
 EXTRA_PROGRAMS += tests/bench/bench_h2
 tests_bench_bench_h2_SOURCES = tests/bench/bench_h2.c

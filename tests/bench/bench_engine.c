@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: PostgreSQL */
+/*
+ * The engine without a network: puts and linearizable reads with a fixed number outstanding.
+ *
+ *     tests/helpers/with-postgres tests/bench/bench_engine [SECONDS [KEY_BYTES [VALUE_BYTES]]]
+ *
+ * Prints per number of clients: puts per second, batches, WAL bytes per put; reads per second; then
+ * puts per second with one client and 100 while another session holds a snapshot, every five
+ * seconds, HELD_SECONDS (environment, default 20) long. The server's fsync decides what the first
+ * lines mean: PGOPTIONS cannot set it, so the bench does (ALTER SYSTEM) and says so.
+ */
+#include "config.h"
+
+#include <libpq-fe.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/mem.h"
+#include "common/pg/schema.h"
+#include "watchd/engine.h"
+
+#define CLIENTS_MAX 1000
+
+struct client {
+	struct engine_op op;
+	struct engine_read read;
+	uint64_t begun_us;
+};
+
+static struct ev_loop *loop;
+static struct engine *engine;
+static struct client clients[CLIENTS_MAX];
+static size_t n_clients, n_running, key_bytes = 32, value_bytes = 256;
+static uint64_t n_done, n_keys, took_us[1 << 20];
+static bool over, loaded;
+static char value[65536];
+static PGconn *pg;
+
+static const char *sql(const char *text)
+{
+	static char answer[256];
+	PGresult *res = PQexec(pg, text);
+
+	if (PQresultStatus(res) != PGRES_TUPLES_OK && PQresultStatus(res) != PGRES_COMMAND_OK) {
+		fprintf(stderr, "%s: %s", text, PQerrorMessage(pg));
+		exit(1);
+	}
+	answer[0] = '\0';
+	if (PQntuples(res) > 0)
+		snprintf(answer, sizeof answer, "%s", PQgetvalue(res, 0, 0));
+	PQclear(res);
+	return answer;
+}
+
+static void note(struct client *c)
+{
+	took_us[n_done++ % (sizeof took_us / sizeof took_us[0])] = ev_now_us() - c->begun_us;
+}
+
+static enum etcd_error eval(struct engine_op *op, struct store *s)
+{
+	char key[256];
+	struct store_kv prev;
+
+	(void)op;
+	memset(key, 'k', sizeof key);
+	snprintf(
+		key, sizeof key, "%016llx", (unsigned long long)(++n_keys * 0x9e3779b97f4a7c15ULL));
+	key[16] = 'k';
+	(void)store_put(s, (struct store_bytes){key, key_bytes},
+		(struct store_bytes){value, value_bytes}, 0, &prev);
+	return ETCD_OK;
+}
+
+static void stopped(void)
+{
+	if (--n_running == 0)
+		ev_loop_stop(loop);
+}
+
+static void on_put(struct engine_op *op, enum etcd_error err)
+{
+	struct client *c = list_entry(op, struct client, op);
+
+	if (err != ETCD_OK)
+		fprintf(stderr, "error %d\n", err);
+	note(c);
+	if (over) {
+		stopped();
+		return;
+	}
+	c->begun_us = ev_now_us();
+	engine_submit(engine, op);
+}
+
+static void on_read(struct engine_read *r, enum etcd_error err)
+{
+	struct client *c = list_entry(r, struct client, read);
+
+	if (err != ETCD_OK)
+		fprintf(stderr, "error %d\n", err);
+	note(c);
+	if (over) {
+		stopped();
+		return;
+	}
+	c->begun_us = ev_now_us();
+	engine_read(engine, r);
+}
+
+static void on_end(void *arg)
+{
+	(void)arg;
+	over = true;
+}
+
+static int by_size(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+static double percentile_ms(double p)
+{
+	size_t n = n_done < sizeof took_us / sizeof took_us[0] ? n_done
+							       : sizeof took_us / sizeof took_us[0];
+
+	if (n == 0)
+		return 0;
+	qsort(took_us, n, sizeof took_us[0], by_size);
+	return (double)took_us[(size_t)((double)(n - 1) * p)] / 1000;
+}
+
+static void run(const char *what, size_t n, bool reads, unsigned seconds)
+{
+	struct engine_counts before, after;
+	struct ev_timer end;
+	char lsn[64], diff[160];
+	uint64_t begin = ev_now_us();
+
+	n_clients = n_running = n;
+	n_done = 0;
+	over = false;
+	engine_get_counts(engine, &before);
+	snprintf(lsn, sizeof lsn, "%s", sql("SELECT pg_current_wal_insert_lsn()"));
+	ev_timer_init(&end, loop, "end", on_end, NULL);
+	ev_timer_start(&end, seconds * 1000);
+	for (size_t i = 0; i < n; i++) {
+		clients[i] = (struct client){
+			.op = {.eval = eval, .done = on_put, .cost_bytes = key_bytes + value_bytes},
+			.read = {.done = on_read},
+			.begun_us = ev_now_us()};
+		if (reads)
+			engine_read(engine, &clients[i].read);
+		else
+			engine_submit(engine, &clients[i].op);
+	}
+	ev_loop_run(loop);
+	engine_get_counts(engine, &after);
+	snprintf(diff, sizeof diff, "SELECT pg_current_wal_insert_lsn() - '%s'", lsn);
+	printf("%s %4zu clients: %8.0f/s  p50 %.2f ms  p99 %.2f ms  batches %llu  tip reads %llu  "
+	       "WAL "
+	       "%.0f bytes each\n",
+		what, n, (double)n_done * 1e6 / (double)(ev_now_us() - begin), percentile_ms(0.5),
+		percentile_ms(0.99), (unsigned long long)(after.batches - before.batches),
+		(unsigned long long)(after.tip_reads - before.tip_reads),
+		reads ? 0 : strtod(sql(diff), NULL) / (double)n_done);
+	fflush(stdout);
+}
+
+static void on_loaded(void *arg)
+{
+	(void)arg;
+	loaded = true;
+	ev_loop_stop(loop);
+}
+
+static void on_nothing(void *arg)
+{
+	(void)arg;
+}
+
+static void install(void)
+{
+	char *dir = xasprintf(
+		"%s/sql", getenv("HOWDAH_SRCDIR") != NULL ? getenv("HOWDAH_SRCDIR") : ".");
+	size_t applied;
+	struct buf why;
+
+	buf_init(&why, 0);
+	if (schema_upgrade(pg, dir, &applied, &why) != 0) {
+		fprintf(stderr, "%s; run it in the source folder or set HOWDAH_SRCDIR\n",
+			buf_cstr(&why));
+		exit(1);
+	}
+	buf_free(&why);
+	free(dir);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct engine_ops ops = {.on_loaded = on_loaded, .on_visible = on_nothing};
+	static const size_t sizes[] = {1, 10, 100, 1000};
+	struct engine_options options = {.conninfo = "", .node = "bench"};
+	unsigned seconds = argc > 1 ? (unsigned)atoi(argv[1]) : 3;
+	unsigned held =
+		getenv("HELD_SECONDS") != NULL ? (unsigned)atoi(getenv("HELD_SECONDS")) : 20;
+
+	key_bytes = argc > 2 ? (size_t)atoi(argv[2]) : key_bytes;
+	value_bytes = argc > 3 ? (size_t)atoi(argv[3]) : value_bytes;
+	if (key_bytes < 16 || key_bytes > 250 || value_bytes > sizeof value)
+		return 2;
+	for (size_t i = 0; i < sizeof value; i++)
+		value[i] = (char)(random() % 256);
+	pg = PQconnectdb("options='-c client_min_messages=error'");
+	if (getenv("FSYNC") != NULL) {
+		sql("ALTER SYSTEM SET fsync = on");
+		sql("ALTER SYSTEM SET max_wal_size = '8GB'");
+		sql("SELECT pg_reload_conf()");
+	}
+	install();
+	loop = ev_loop_new();
+	engine = engine_new(loop, &options, &ops, NULL);
+	ev_loop_run(loop);
+	printf("fsync %s, key %zu, value %zu\n", sql("SHOW fsync"), key_bytes, value_bytes);
+	for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+		run("put ", sizes[i], false, seconds);
+	for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+		run("read", sizes[i], true, seconds);
+	sql("BEGIN ISOLATION LEVEL REPEATABLE READ");
+	sql("SELECT txid_current()");
+	for (unsigned i = 0; i < held; i += 10) {
+		run("held", 1, false, 5);
+		run("held", 100, false, 5);
+	}
+	sql("COMMIT");
+	engine_free(&engine);
+	ev_loop_once(loop, false);
+	ev_loop_free(&loop);
+	PQfinish(pg);
+	return loaded ? 0 : 1;
+}
