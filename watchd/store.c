@@ -73,8 +73,8 @@ static void tear_down(struct store *s)
 	leases_free(s);
 	evlog_free(s);
 	pending_free(s);
-	s->memory_bytes -= s->garbage.cap * sizeof(s->garbage.row[0]);
-	free(s->garbage.row);
+	garbage_free(s, &s->garbage);
+	garbage_free(s, &s->foreign);
 	free(s->alarms);
 	keyindex_free(&s->keys);
 	ASSERT(s->memory_bytes == 0 && s->n_versions == 0 && s->n_tombstones == 0);

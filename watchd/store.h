@@ -234,9 +234,9 @@ void store_alarm_each(
  * compaction and when a pin is gone; without work it costs nothing. */
 bool store_trim(struct store *s, size_t budget);
 
-/* Rows that can be removed from the SQL log, in an order in which they may be removed (what an
- * older row undoes goes first): those made needless by entries of this node, and those found while
- * loading. Takes at most max; returns how many. */
+/* Rows that can be removed from the SQL log, in the order in which they must be removed (a put
+ * before the tombstone that ended it): those made needless by entries of this node, and those found
+ * while loading. Two nodes may be given the same row. Takes at most max; returns how many. */
 size_t store_take_garbage(struct store *s, int64_t *ret_seqs, int32_t *ret_subs, size_t max);
 /* They could not be removed: they come again. */
 void store_return_garbage(struct store *s, const int64_t *seqs, const int32_t *subs, size_t n);

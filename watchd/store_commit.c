@@ -26,7 +26,7 @@ static void release(struct store *s, const struct pending *p, struct place *row)
 		return;
 	s->log_bytes -= STORE_ROW_BYTES;
 	if (is_mine(s, p))
-		garbage_add(s, *row);
+		garbage_add(s, &s->garbage, *row);
 	*row = (struct place){0, 0};
 }
 
@@ -35,7 +35,7 @@ static void release_self(struct store *s, const struct pending *p)
 {
 	s->log_bytes -= pending_row_bytes(p);
 	if (is_mine(s, p))
-		garbage_add(s, place_of(p));
+		garbage_add(s, &s->garbage, place_of(p));
 }
 
 static void commit_version(struct store *s, const struct pending *p)

@@ -129,7 +129,8 @@ struct store {
 	struct keyindex *keys;
 	struct evlog log;
 	struct pendings pending;
-	struct garbage garbage;
+	struct garbage garbage; /* what this node removes */
+	struct garbage foreign; /* versions that another node should remove */
 	struct lease_table leases;
 	struct names names;
 	struct alarm *alarms;
@@ -226,7 +227,8 @@ void alarms_sweep(struct store *s);
 
 /* ---- store_trim.c ---- */
 
-void garbage_add(struct store *s, struct place row);
+void garbage_add(struct store *s, struct garbage *g, struct place row);
+void garbage_free(struct store *s, struct garbage *g);
 void compactions_add(struct store *s, int64_t rev, bool mine);
 
 #endif

@@ -9,7 +9,10 @@
  * stays: a watch that begins at C must see it.
  *
  * Order of garbage: a key's older versions go before its newer ones. If a tombstone went first, a
- * crash before the rest is removed would bring the key back.
+ * crash before the rest is removed would bring the key back. The older ones may be what another
+ * node's compaction made needless, and that node may be dead: so before a node removes versions of
+ * its own, it takes over what it left to others so far. Mostly there is nothing left of it, and
+ * removing it again costs little. It also takes over when that has become much.
  *
  * A pin at P holds compactions above P back at P.
  */
@@ -20,6 +23,8 @@
 
 #include "common/base/mem.h"
 #include "watchd/store_int.h"
+
+#define FOREIGN_MAX 65536
 
 /* ---- pins ---- */
 
@@ -50,9 +55,8 @@ static int64_t lowest_pin(const struct store *s)
 
 /* ---- garbage ---- */
 
-static void garbage_resize(struct store *s, size_t cap)
+static void garbage_resize(struct store *s, struct garbage *g, size_t cap)
 {
-	struct garbage *g = &s->garbage;
 	struct place *row = cap > 0 ? xmalloc(cap * sizeof(*row)) : NULL;
 	for (size_t i = 0; i < g->n; i++)
 		row[i] = g->row[(g->first + i) & (g->cap - 1)];
@@ -62,12 +66,41 @@ static void garbage_resize(struct store *s, size_t cap)
 	*g = (struct garbage){.row = row, .cap = cap, .n = g->n};
 }
 
-void garbage_add(struct store *s, struct place row)
+void garbage_free(struct store *s, struct garbage *g)
 {
-	struct garbage *g = &s->garbage;
+	g->n = 0;
+	garbage_resize(s, g, 0);
+}
+
+void garbage_add(struct store *s, struct garbage *g, struct place row)
+{
 	if (g->n == g->cap)
-		garbage_resize(s, g->cap == 0 ? 64 : g->cap * 2);
+		garbage_resize(s, g, g->cap == 0 ? 64 : g->cap * 2);
 	g->row[(g->first + g->n++) & (g->cap - 1)] = row;
+}
+
+static struct place garbage_take(struct garbage *g)
+{
+	ASSERT(g->n > 0);
+	g->n--;
+	return g->row[g->first++ & (g->cap - 1)];
+}
+
+static void take_over(struct store *s)
+{
+	while (s->foreign.n > 0)
+		garbage_add(s, &s->garbage, garbage_take(&s->foreign));
+	garbage_free(s, &s->foreign);
+}
+
+static void add_version(struct store *s, const struct version *v, bool mine)
+{
+	struct place row = {.seq = v->seq, .sub = v->sub};
+	if (mine && s->foreign.n > 0)
+		take_over(s);
+	garbage_add(s, mine ? &s->garbage : &s->foreign, row);
+	if (s->foreign.n >= FOREIGN_MAX)
+		take_over(s);
 }
 
 size_t store_take_garbage(struct store *s, int64_t *ret_seqs, int32_t *ret_subs, size_t max)
@@ -75,14 +108,12 @@ size_t store_take_garbage(struct store *s, int64_t *ret_seqs, int32_t *ret_subs,
 	struct garbage *g = &s->garbage;
 	size_t n = g->n < max ? g->n : max;
 	for (size_t i = 0; i < n; i++) {
-		const struct place *row = &g->row[(g->first + i) & (g->cap - 1)];
-		ret_seqs[i] = row->seq;
-		ret_subs[i] = row->sub;
+		struct place row = garbage_take(g);
+		ret_seqs[i] = row.seq;
+		ret_subs[i] = row.sub;
 	}
-	g->first += n;
-	g->n -= n;
 	if (g->n == 0)
-		garbage_resize(s, 0);
+		garbage_free(s, g);
 	return n;
 }
 
@@ -90,7 +121,7 @@ void store_return_garbage(struct store *s, const int64_t *seqs, const int32_t *s
 {
 	struct garbage *g = &s->garbage;
 	while (g->n + n > g->cap)
-		garbage_resize(s, g->cap == 0 ? 64 : g->cap * 2);
+		garbage_resize(s, g, g->cap == 0 ? 64 : g->cap * 2);
 	g->first -= n;
 	g->n += n;
 	for (size_t i = 0; i < n; i++)
@@ -127,8 +158,7 @@ static void drop_oldest(struct store *s, struct keyindex_key *k, bool mine)
 {
 	struct version *v = key_version(k, 0);
 	s->log_bytes -= version_row_bytes(v);
-	if (mine)
-		garbage_add(s, (struct place){.seq = v->seq, .sub = v->sub});
+	add_version(s, v, mine);
 	key_drop_oldest(s, k);
 	version_free(s, v);
 }

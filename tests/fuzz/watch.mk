@@ -57,3 +57,16 @@ EXTRA_DIST += \
 	tests/fuzz/corpus/watch_h2/unary \
 	tests/fuzz/corpus/watch_h2/unfinished \
 	# end
+
+FUZZERS += tests/fuzz/fuzz_watch_store
+tests_fuzz_fuzz_watch_store_SOURCES = tests/fuzz/fuzz_watch_store.c tests/unit/store_model.c \
+	tests/unit/store_model.h $(FUZZ_MAIN)
+tests_fuzz_fuzz_watch_store_LDADD = watchd/libwatchd.a $(WATCH_LIBS)
+tests_fuzz_fuzz_watch_store_LDFLAGS = $(FUZZLINK)
+EXTRA_DIST += \
+	tests/fuzz/corpus/watch_store/compactions \
+	tests/fuzz/corpus/watch_store/leases \
+	tests/fuzz/corpus/watch_store/mixed \
+	tests/fuzz/corpus/watch_store/rollbacks \
+	tests/fuzz/corpus/watch_store/writes \
+	# end
