@@ -26,14 +26,13 @@ static struct watcher *first_of(struct watch_stream *st, enum watch_state state)
 	return list_first(&st->watchers[state], struct watcher, link);
 }
 
-/* Tells those that compaction has overtaken, of one list; from_rev: what all of it have at least
- * been given. */
-static void cancel_overtaken(struct watch_stream *st, enum watch_state state, int64_t from_rev)
+/* Tells those that compaction has overtaken. */
+static void cancel_overtaken(struct watch_stream *st)
 {
 	int64_t compact_rev = store_compact_rev(st->ws->store);
-	if (from_rev >= compact_rev)
+	if (st->scan_rev >= compact_rev)
 		return;
-	list_for_each_safe (it, &st->watchers[state]) {
+	list_for_each_safe (it, &st->watchers[WATCH_SCANNING]) {
 		struct watcher *w = list_entry(it, struct watcher, link);
 		if (w->next_rev < compact_rev)
 			watch_cancel_compacted(w, compact_rev);
@@ -43,7 +42,6 @@ static void cancel_overtaken(struct watch_stream *st, enum watch_state state, in
 /* Begins a scan with as many of those that wait as the budget allows. */
 static void begin_scan(struct watch_stream *st, size_t *budget)
 {
-	cancel_overtaken(st, WATCH_WAITING, INT64_MIN);
 	int64_t from = INT64_MAX;
 	struct watcher *w;
 	for (; *budget > 0 && (w = first_of(st, WATCH_WAITING)) != NULL; (*budget)--) {
@@ -89,7 +87,7 @@ bool watch_catchup_step(struct watch_stream *st, size_t *budget)
 	}
 	if (first_of(st, WATCH_SCANNING) == NULL)
 		begin_scan(st, budget);
-	cancel_overtaken(st, WATCH_SCANNING, st->scan_rev);
+	cancel_overtaken(st);
 	if (first_of(st, WATCH_SCANNING) == NULL)
 		return first_of(st, WATCH_WAITING) != NULL;
 

@@ -116,8 +116,6 @@ static bool feed_round(struct watch_set *ws)
 		pos = watch_round_collect(ws, ws->synced, pos, end, ws->options.step_events, &rev);
 		if (pos == end)
 			rev = visible;
-		/* First, so that whoever falls behind or is cancelled sees it. */
-		ws->fed_rev = rev;
 		watch_round_flush(ws, rev, on_sent, on_missed, NULL);
 	}
 	ws->fed_rev = rev;
@@ -212,8 +210,6 @@ void watch_reloaded(struct watch_set *ws, bool cancel_all)
 	}
 	if (cancel_all)
 		ws->fed_rev = store_visible_rev(ws->store);
-	else if (is_overtaken)
-		ws->fed_rev = compact_rev - 1;
 	watch_feed(ws);
 }
 

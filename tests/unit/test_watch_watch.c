@@ -430,6 +430,72 @@ static void test_slow_and_compacted(void **state)
 	wt_close(&w);
 }
 
+/* What counts is how far it was looked for, not how far something was found. */
+static void test_passed_compaction(void **state)
+{
+	(void)state;
+	struct wt_world w;
+	struct wt_stream s;
+	const struct watch_options options = {.stream_high_bytes = 400, .step_events = 4};
+	wt_open(&w, &options);
+	wt_stream_open(&w, &s);
+	for (int i = 0; i < 40; i++)
+		wt_put(&w, "a", "value");
+	create(&s, "a", "", 2);
+	create(&s, "b", "", 2);
+	wt_run(&w); /* until it is full */
+	struct watch_counts counts;
+	watch_get_counts(w.set, &counts);
+	assert_int_equal(counts.behind, 2);
+	wt_compact(&w, 4);
+	while (store_trim(w.store, 100))
+		;
+	wt_put(&w, "b", "1");
+	for (int i = 0; i < 20; i++) {
+		wt_drain(&s);
+		wt_run(&w);
+	}
+	const Etcdserverpb__WatchResponse *r;
+	size_t n_a = 0, n_b = 0;
+	while ((r = wt_next(&s)) != NULL) {
+		assert_false(r->canceled);
+		n_a += r->watch_id == 0 ? r->n_events : 0;
+		n_b += r->watch_id == 1 ? r->n_events : 0;
+	}
+	assert_int_equal(n_a, 40);
+	assert_int_equal(n_b, 1);
+	wt_stream_close(&s);
+	wt_close(&w);
+}
+
+/* Much becomes visible at once, and a compaction with it: what it lets go of is fed first. */
+static void test_feed_before_trim(void **state)
+{
+	(void)state;
+	struct wt_world w;
+	struct wt_stream s;
+	const struct watch_options options = {.step_events = 1};
+	wt_open(&w, &options);
+	wt_stream_open(&w, &s);
+	create(&s, "a", "", 0);
+	for (int i = 0; i < 30; i++)
+		wt_entry(&w, &(struct wt_change){"a", "value"}, 1);
+	wt_compact(&w, 25);
+	while (store_trim(w.store, 100))
+		;
+	wt_run(&w);
+	const Etcdserverpb__WatchResponse *r;
+	int64_t next = 2;
+	while ((r = wt_next(&s)) != NULL) {
+		assert_false(r->canceled);
+		for (size_t i = 0; i < r->n_events; i++)
+			assert_int_equal(r->events[i]->kv->mod_revision, next++);
+	}
+	assert_int_equal(next, 32);
+	wt_stream_close(&s);
+	wt_close(&w);
+}
+
 static void test_periodic_progress(void **state)
 {
 	(void)state;
@@ -686,6 +752,8 @@ int main(void)
 		cmocka_unit_test(test_fragments),
 		cmocka_unit_test(test_slow_stream),
 		cmocka_unit_test(test_slow_and_compacted),
+		cmocka_unit_test(test_passed_compaction),
+		cmocka_unit_test(test_feed_before_trim),
 		cmocka_unit_test(test_periodic_progress),
 		cmocka_unit_test(test_reload),
 		cmocka_unit_test(test_sharing),

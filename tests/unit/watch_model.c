@@ -303,6 +303,13 @@ static void do_entry(struct model *m)
 	wt_entry(&m->w, changes, n);
 }
 
+/* As many as another node may have written meanwhile. */
+static void do_burst(struct model *m)
+{
+	for (uint32_t n = below(m, 60); n > 0; n--)
+		do_entry(m);
+}
+
 static void seen(struct model *m)
 {
 	m->n_visible = m->n_events;
@@ -354,8 +361,10 @@ static void do_stream(struct model *m)
 static void step(struct model *m)
 {
 	uint32_t what = below(m, 100);
-	if (what < 30)
+	if (what < 28)
 		do_entry(m);
+	else if (what < 30)
+		do_burst(m);
 	else if (what < 50)
 		do_commit(m);
 	else if (what < 62)
