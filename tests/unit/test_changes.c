@@ -458,6 +458,17 @@ static void test_mapping_at_its_place(void **state)
 	assert_int_equal(exits, 0);
 }
 
+/* And is acknowledged. Twice: storing what it said of mappings was a transaction, too, which
+ * PostgreSQL 14 sends, empty. */
+static void settle_acked(struct fixture *f)
+{
+	for (int i = 0; i < 2; i++) {
+		settle(f);
+		puback_to(sub.n);
+		TURN_UNTIL(f, stat_of(f, CHANGES_STAT_ACKED_LSN) == f->received);
+	}
+}
+
 /* Acknowledged is not past the first message that lacks its PUBACK, nor an unstored set. */
 static void test_acknowledgement(void **state)
 {
@@ -466,9 +477,7 @@ static void test_acknowledgement(void **state)
 	slot_created(f);
 	sql(f, "CREATE TABLE t (id int PRIMARY KEY); SELECT howdah_mqtt.publish_table('t', "
 	       "'t/{id}')");
-	settle(f);
-	puback_to(sub.n);
-	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_ACKED_LSN) == f->received);
+	settle_acked(f);
 	uint64_t before = f->received;
 	size_t n = sub.n;
 	sql(f, "INSERT INTO t VALUES (1)");
@@ -496,9 +505,7 @@ static void test_second_life(void **state)
 	slot_created(f);
 	sql(f, "CREATE TABLE t (id int PRIMARY KEY); SELECT howdah_mqtt.publish_table('t', "
 	       "'a/{id}')");
-	settle(f);
-	puback_to(sub.n);
-	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_ACKED_LSN) == f->received);
+	settle_acked(f);
 	uint64_t acked = f->received;
 	sql(f, "INSERT INTO t VALUES (1); SELECT howdah_mqtt.publish_table('t', 'b/{id}');");
 	sql(f, "INSERT INTO t VALUES (2)");
@@ -532,9 +539,7 @@ static void test_other_timeline(void **state)
 	slot_created(f);
 	sql(f, "CREATE TABLE t (id int PRIMARY KEY); SELECT howdah_mqtt.publish_table('t', "
 	       "'a/{id}')");
-	settle(f);
-	puback_to(sub.n);
-	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_ACKED_LSN) == f->received);
+	settle_acked(f);
 	uint64_t acked = f->received;
 	sql(f, "INSERT INTO t VALUES (1); SELECT howdah_mqtt.publish_table('t', 'b/{id}')");
 	sql(f, "INSERT INTO t VALUES (2)");
@@ -586,9 +591,7 @@ static void test_timeline_kept(void **state)
 	slot_created(f);
 	sql(f, "CREATE TABLE t (id int PRIMARY KEY); SELECT howdah_mqtt.publish_table('t', "
 	       "'a/{id}')");
-	settle(f);
-	puback_to(sub.n);
-	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_ACKED_LSN) == f->received);
+	settle_acked(f);
 	uint64_t acked = f->received;
 	sql(f, "INSERT INTO t VALUES (1); SELECT howdah_mqtt.publish_table('t', 'b/{id}')");
 	sql(f, "INSERT INTO t VALUES (2)");
@@ -631,9 +634,7 @@ static void test_timeline_set_in_doubt(void **state)
 	slot_created(f);
 	sql(f, "CREATE TABLE t (id int PRIMARY KEY); SELECT howdah_mqtt.publish_table('t', "
 	       "'a/{id}')");
-	settle(f);
-	puback_to(sub.n);
-	TURN_UNTIL(f, stat_of(f, CHANGES_STAT_ACKED_LSN) == f->received);
+	settle_acked(f);
 	uint64_t acked = f->received;
 	char *later = xasprintf("SELECT count(*) FROM howdah_mqtt.node_state WHERE lsn - '0/0' > "
 				"%llu",
