@@ -70,3 +70,22 @@ EXTRA_DIST += \
 	tests/fuzz/corpus/watch_store/rollbacks \
 	tests/fuzz/corpus/watch_store/writes \
 	# end
+
+FUZZERS += tests/fuzz/fuzz_watch_request
+tests_fuzz_fuzz_watch_request_SOURCES = tests/fuzz/fuzz_watch_request.c tests/unit/kv_text.c \
+	tests/unit/kv_text.h $(FUZZ_MAIN)
+tests_fuzz_fuzz_watch_request_LDADD = watchd/libwatchd.a $(WATCH_LIBS)
+tests_fuzz_fuzz_watch_request_LDFLAGS = $(FUZZLINK)
+EXTRA_DIST += \
+	tests/fuzz/corpus/watch_request/delete \
+	tests/fuzz/corpus/watch_request/put \
+	tests/fuzz/corpus/watch_request/put-ignore \
+	tests/fuzz/corpus/watch_request/range \
+	tests/fuzz/corpus/watch_request/range-all \
+	tests/fuzz/corpus/watch_request/range-count \
+	tests/fuzz/corpus/watch_request/txn \
+	tests/fuzz/corpus/watch_request/txn-deep \
+	tests/fuzz/corpus/watch_request/txn-nested \
+	tests/fuzz/corpus/watch_request/txn-overlap \
+	tests/fuzz/corpus/watch_request/txn-read \
+	# end

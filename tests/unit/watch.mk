@@ -47,10 +47,13 @@ TESTS += tests/unit/test_watch_lease.pg
 tests_unit_test_watch_lease_pg_SOURCES = $(ENGINE_TESTING) tests/unit/test_watch_lease.c
 tests_unit_test_watch_lease_pg_LDADD = $(WATCH_TEST_LIBS)
 
-check_PROGRAMS += tests/unit/test_watch_keyindex tests/unit/test_watch_store
-TESTS += tests/unit/test_watch_keyindex tests/unit/test_watch_store
+check_PROGRAMS += tests/unit/test_watch_keyindex tests/unit/test_watch_kv tests/unit/test_watch_store
+TESTS += tests/unit/test_watch_keyindex tests/unit/test_watch_kv tests/unit/test_watch_store
 tests_unit_test_watch_keyindex_SOURCES = tests/unit/test_watch_keyindex.c
 tests_unit_test_watch_keyindex_LDADD = $(WATCH_TEST_LIBS)
+tests_unit_test_watch_kv_SOURCES = tests/unit/test_watch_kv.c tests/unit/kv_text.c \
+	tests/unit/kv_text.h
+tests_unit_test_watch_kv_LDADD = $(WATCH_TEST_LIBS)
 tests_unit_test_watch_store_SOURCES = tests/unit/test_watch_store.c tests/unit/store_model.c \
 	tests/unit/store_model.h
 tests_unit_test_watch_store_LDADD = $(WATCH_TEST_LIBS)
