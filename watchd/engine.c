@@ -207,8 +207,32 @@ void engine_read_cancel(struct engine *e, struct engine_read *r)
 	r->state = OP_NONE;
 }
 
+/* Without the database there is nothing to wait for. */
+static void stop_all(struct engine *e)
+{
+	struct list *const reads[] = {
+		&e->reads.waiting, &e->reads.sent, &e->confirms.waiting, &e->confirms.sent};
+
+	list_for_each_safe (it, &e->queue)
+		engine_finish_op(e, list_entry(it, struct engine_op, link), ETCD_STOPPED);
+	list_for_each (it, &e->flight)
+		list_for_each_safe (at, &list_entry(it, struct engine_batch, link)->ops)
+			engine_finish_op(e, list_entry(at, struct engine_op, link), ETCD_STOPPED);
+	for (size_t i = 0; i < ARRAY_LEN(reads); i++)
+		list_for_each_safe (it, reads[i])
+			engine_finish_read(
+				e, list_entry(it, struct engine_read, link), ETCD_STOPPED);
+}
+
 static void maybe_drained(struct engine *e)
 {
+	if (e->draining && !e->drained && !engine_is_up(e)) {
+		stop_all(e);
+		if (!list_empty(&e->finished) || !list_empty(&e->finished_reads)) {
+			engine_finish_later(e);
+			return;
+		}
+	}
 	if (!e->draining || e->drained || e->n_waiting > 0 || !list_empty(&e->reads.waiting) ||
 		!list_empty(&e->reads.sent) || !list_empty(&e->confirms.waiting) ||
 		!list_empty(&e->confirms.sent))

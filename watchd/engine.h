@@ -140,7 +140,7 @@ void engine_members(struct engine *e,
 uint64_t engine_member_id(const char *node); /* of a name; never 0 */
 
 /* The newest revision written before a moment (text that PostgreSQL takes as interval, counted back
- * from now); cb once; rev 0: none. why: NULL or the server's words. */
+ * from now); cb once; rev 0: none, -1: the text is no interval. why: NULL or the server's words. */
 void engine_rev_before(struct engine *e, const char *interval,
 	void (*cb)(int64_t rev, enum etcd_error err, const char *why, void *arg), void *arg);
 

@@ -47,7 +47,10 @@ struct ask {
 	enum ask_kind kind;
 	bool sent;
 	void *arg;
-	char *node; /* of a claim */
+	struct pgconn *conn;
+	const char *sql;
+	char *values[2]; /* owned; the first of a claim is the node */
+	pgconn_result_fn on_result;
 	union {
 		void (*members)(
 			const struct engine_member *m, size_t n, enum etcd_error err, void *arg);
@@ -79,56 +82,44 @@ struct engine_aux {
 	unsigned n_ticks;
 	bool registered;
 	struct ev_deferred fail, destroy;
+	bool up; /* the writer's session is there */
 	bool freed;
 	/* Removal. */
 	struct step step, young; /* under way; of it, what is too young */
 	uint64_t loads;          /* of the engine, when step was taken */
 	uint64_t n_deleted, begun_ms;
-	bool remove_ready, removing, deleted, vacuuming;
+	bool remove_ready, removing, deleted;
 };
 
 /* ---- questions ---- */
 
-static struct ask *new_ask(struct engine_aux *a, enum ask_kind kind, void *arg)
-{
-	struct ask *q = mem_new(&mem_ask, sizeof *q);
-
-	q->aux = a;
-	q->kind = kind;
-	q->arg = arg;
-	list_push_back(&a->asks, &q->link);
-	return q;
-}
-
 static void free_ask(struct ask *q)
 {
 	list_remove(&q->link);
-	free(q->node);
+	free(q->values[0]);
+	free(q->values[1]);
 	mem_free(&mem_ask, q);
 }
 
 /* No answer can be had. */
 static void fail_ask(struct ask *q)
 {
-	struct ask copy = *q;
-
-	q->node = NULL;
-	free_ask(q);
-	switch (copy.kind) {
+	list_remove(&q->link); /* whoever is called may ask again */
+	switch (q->kind) {
 	case ASK_MEMBERS:
-		copy.cb.members(NULL, 0, ETCD_TIMEOUT, copy.arg);
+		q->cb.members(NULL, 0, ETCD_TIMEOUT, q->arg);
 		break;
 	case ASK_CLAIM:
-		copy.cb.claim(copy.node, true, ETCD_TIMEOUT, copy.arg);
+		q->cb.claim(q->values[0], true, ETCD_TIMEOUT, q->arg);
 		break;
 	case ASK_REV_BEFORE:
-		copy.cb.rev_before(0, ETCD_TIMEOUT, "the database is away", copy.arg);
+		q->cb.rev_before(0, ETCD_TIMEOUT, "the database is away", q->arg);
 		break;
 	case ASK_DEFRAGMENT:
-		copy.cb.defragment(ETCD_TIMEOUT, copy.arg);
+		q->cb.defragment(ETCD_TIMEOUT, q->arg);
 		break;
 	}
-	free(copy.node);
+	free_ask(q);
 }
 
 static void on_fail(void *arg)
@@ -136,20 +127,56 @@ static void on_fail(void *arg)
 	struct engine_aux *a;
 
 	OBJ_CAST(a, arg, MAGIC);
-	list_for_each_safe (it, &a->asks) {
-		struct ask *q = list_entry(it, struct ask, link);
+	while (!a->freed && !a->up) {
+		struct ask *unsent = NULL;
 
-		if (!a->freed && !q->sent)
-			fail_ask(q);
+		list_for_each (it, &a->asks)
+			if (!list_entry(it, struct ask, link)->sent)
+				unsent = list_entry(it, struct ask, link);
+		if (unsent == NULL)
+			return;
+		fail_ask(unsent);
 	}
 }
 
-/* err: what sending it said. What could not be sent fails at the end of this pass. */
-static void asked(struct ask *q, int err)
+/* Sends it, or leaves it until its connection is up; fails it at the end of this pass if the
+ * database is away. */
+static void send_ask(struct ask *q)
 {
-	q->sent = err == 0;
-	if (err != 0)
-		ev_defer(q->aux->e->loop, &q->aux->fail, on_fail, q->aux);
+	struct engine_aux *a = q->aux;
+	int n = q->values[0] == NULL ? 0 : q->values[1] == NULL ? 1 : 2;
+
+	q->sent = pgconn_simple(
+			  q->conn, q->sql, n, (const char *const *)q->values, q->on_result, q) == 0;
+	if (!a->up)
+		ev_defer(a->e->loop, &a->fail, on_fail, a);
+}
+
+static void send_asks(struct engine_aux *a, struct pgconn *c)
+{
+	list_for_each (it, &a->asks) {
+		struct ask *q = list_entry(it, struct ask, link);
+
+		if (!q->sent && q->conn == c)
+			send_ask(q);
+	}
+}
+
+static struct ask *new_ask(struct engine_aux *a, enum ask_kind kind, const char *sql,
+	const char *value_1, const char *value_2, pgconn_result_fn on_result, void *arg)
+{
+	struct ask *q = mem_new(&mem_ask, sizeof *q);
+
+	q->aux = a;
+	q->kind = kind;
+	q->conn = kind == ASK_DEFRAGMENT ? a->remove : a->ask;
+	q->sql = sql;
+	q->values[0] = value_1 != NULL ? xstrdup(value_1) : NULL;
+	q->values[1] = value_2 != NULL ? xstrdup(value_2) : NULL;
+	q->on_result = on_result;
+	q->arg = arg;
+	list_push_back(&a->asks, &q->link);
+	return q;
 }
 
 /* True if res is an answer; else q has failed and is gone. */
@@ -171,8 +198,8 @@ static bool answered(struct ask *q, const PGresult *res)
 /* ---- members ---- */
 
 static const char members_sql[] =
-	"SELECT m.node, m.advertise_url FROM howdah_watch.member m WHERE m.node <> $1 "
-	"UNION ALL SELECT $1, $2 ORDER BY 1";
+	"SELECT m.node, m.advertise_url FROM howdah_watch.member m WHERE m.node <> $1::text "
+	"UNION ALL SELECT $1::text, $2::text ORDER BY 1";
 
 static void on_members(PGresult *res, void *arg)
 {
@@ -198,18 +225,11 @@ void engine_members(struct engine *e,
 	void (*cb)(const struct engine_member *m, size_t n, enum etcd_error err, void *arg),
 	void *arg)
 {
-	const char *values[] = {e->node, e->advertise_url};
-	static const Oid types[] = {25, 25};
-	struct pgconn_query pq = {
-		.sql = members_sql, .n_params = 2, .types = types, .values = values};
-	struct ask *q = new_ask(e->aux, ASK_MEMBERS, arg);
-	int err;
+	struct ask *q = new_ask(
+		e->aux, ASK_MEMBERS, members_sql, e->node, e->advertise_url, on_members, arg);
 
 	q->cb.members = cb;
-	err = pgconn_query(e->aux->ask, &pq, on_members, q);
-	asked(q, err);
-	if (err == 0 && pgconn_sync(e->aux->ask, NULL, NULL) != 0)
-		log_debug("engine.ask", "connection lost"); /* q is answered with it */
+	send_ask(q);
 }
 
 static void on_registered(PGresult *res, void *arg)
@@ -259,22 +279,20 @@ static void on_claim(PGresult *res, void *arg)
 	if (taken) {
 		struct claim *c = mem_new(&mem_claim, sizeof *c);
 
-		c->node = xstrdup(q->node);
+		c->node = xstrdup(q->values[0]);
 		list_push_back(&q->aux->claims, &c->link);
 	}
-	q->cb.claim(q->node, !taken, ETCD_OK, q->arg);
+	q->cb.claim(q->values[0], !taken, ETCD_OK, q->arg);
 	free_ask(q);
 }
 
 void engine_claim(struct engine *e, const char *node,
 	void (*cb)(const char *node, bool alive, enum etcd_error err, void *arg), void *arg)
 {
-	const char *values[] = {node, ENGINE_ROLE};
-	struct ask *q = new_ask(e->aux, ASK_CLAIM, arg);
+	struct ask *q = new_ask(e->aux, ASK_CLAIM, lock_sql, node, ENGINE_ROLE, on_claim, arg);
 
 	q->cb.claim = cb;
-	q->node = xstrdup(node);
-	asked(q, pgconn_simple(e->aux->ask, lock_sql, 2, values, on_claim, q));
+	send_ask(q);
 }
 
 void engine_claim_end(struct engine *e, const char *node)
@@ -317,11 +335,10 @@ void engine_rev_before(struct engine *e, const char *interval,
 	static const char sql[] =
 		"SELECT coalesce((SELECT l.rev FROM howdah_watch.log l "
 		"WHERE l.at < now() - $1::text::interval ORDER BY l.seq DESC LIMIT 1), 0)";
-	const char *values[] = {interval};
-	struct ask *q = new_ask(e->aux, ASK_REV_BEFORE, arg);
+	struct ask *q = new_ask(e->aux, ASK_REV_BEFORE, sql, interval, NULL, on_rev_before, arg);
 
 	q->cb.rev_before = cb;
-	asked(q, pgconn_simple(e->aux->ask, sql, 1, values, on_rev_before, q));
+	send_ask(q);
 }
 
 /* ---- removal ---- */
@@ -464,8 +481,8 @@ static void keep_tip(struct engine_aux *a)
 
 static void remove_some(struct engine_aux *a)
 {
-	if (a->removing || a->vacuuming || a->rest.active || !a->remove_ready ||
-		!engine_is_up(a->e) || pgconn_get_state(a->remove) != PGCONN_UP)
+	if (a->removing || a->rest.active || !a->remove_ready || !engine_is_up(a->e) ||
+		pgconn_get_state(a->remove) != PGCONN_UP)
 		return;
 	a->loads = a->e->counts.loads;
 	a->step.n = store_take_garbage(a->e->store, a->step.seqs, a->step.subs, REMOVE_ROWS);
@@ -484,34 +501,24 @@ static void on_rest(void *arg)
 
 /* ---- vacuum ---- */
 
-static void send_vacuum(struct ask *q);
-
 static void on_vacuumed(PGresult *res, void *arg)
 {
 	struct ask *q = arg;
-	struct engine_aux *a = q->aux;
 
-	a->vacuuming = false;
 	if (!answered(q, res))
 		return;
 	q->cb.defragment(ETCD_OK, q->arg);
 	free_ask(q);
 }
 
-static void send_vacuum(struct ask *q)
-{
-	q->aux->vacuuming = true;
-	asked(q, pgconn_simple(q->aux->remove, "VACUUM (TRUNCATE) howdah_watch.log", 0, NULL,
-			 on_vacuumed, q));
-	q->aux->vacuuming = q->sent;
-}
-
+/* Behind a removal step, if one is under way; the next ones wait behind it. */
 void engine_defragment(struct engine *e, void (*cb)(enum etcd_error err, void *arg), void *arg)
 {
-	struct ask *q = new_ask(e->aux, ASK_DEFRAGMENT, arg);
+	struct ask *q = new_ask(e->aux, ASK_DEFRAGMENT, "VACUUM (TRUNCATE) howdah_watch.log", NULL,
+		NULL, on_vacuumed, arg);
 
 	q->cb.defragment = cb;
-	send_vacuum(q); /* behind a removal step, if one is under way */
+	send_ask(q);
 }
 
 /* ---- connections ---- */
@@ -556,6 +563,7 @@ static void on_ask_up(struct pgconn *c, void *arg)
 	OBJ_CAST(a, arg, MAGIC);
 	register_member(a);
 	look_at_size(a);
+	send_asks(a, a->ask);
 }
 
 /* Locks go with the session. */
@@ -582,6 +590,7 @@ static void on_remove_prepared(PGresult *res, void *arg)
 	if (a->freed || PQresultStatus(res) != PGRES_COMMAND_OK)
 		return;
 	a->remove_ready = true;
+	send_asks(a, a->remove);
 	remove_some(a);
 }
 
@@ -611,6 +620,7 @@ static void on_remove_down(struct pgconn *c, enum pg_class class, const char *wh
 void engine_aux_up(struct engine_aux *a, const struct pgconn_peer *peer)
 {
 	OBJ_CHECK(a, MAGIC);
+	a->up = true;
 	pgconn_set_peer(a->ask, peer);
 	pgconn_set_peer(a->remove, peer);
 	pgconn_start(a->ask);
@@ -620,10 +630,11 @@ void engine_aux_up(struct engine_aux *a, const struct pgconn_peer *peer)
 void engine_aux_down(struct engine_aux *a)
 {
 	OBJ_CHECK(a, MAGIC);
-	a->remove_ready = false;
+	a->up = a->remove_ready = false;
 	pgconn_stop(a->ask);
 	pgconn_stop(a->remove);
 	drop_claims(a);
+	ev_defer(a->e->loop, &a->fail, on_fail, a);
 }
 
 /* ---- life ---- */

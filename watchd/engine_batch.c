@@ -270,6 +270,7 @@ static void batch_refused(struct engine *e, struct engine_batch *b)
 	memcpy(why, b->why, sizeof why);
 	engine_lose_flight(e);
 	engine_tip_want_fresh(e);
+	e->refused = !lost;
 	if (lost)
 		engine_count_loss(e);
 	else
@@ -301,6 +302,7 @@ static void on_sync(PGresult *res, void *arg)
 		engine_moved(e);
 	} else {
 		engine_batch_committed(e, b);
+		e->refused = false;
 		engine_say(e, true, "writing");
 		engine_moved(e);
 	}
@@ -355,6 +357,7 @@ static void evaluate(struct engine *e, struct engine_batch *b, struct engine_op 
 static struct engine_batch *form_batch(struct engine *e, bool turn)
 {
 	struct engine_batch *b = mem_new(&mem_batch, sizeof *b);
+	uint64_t now_ms = ev_now_ms();
 	size_t n = 0;
 
 	b->owner = e;
@@ -367,6 +370,12 @@ static struct engine_batch *form_batch(struct engine *e, bool turn)
 		b->rows.n_bytes < e->max_batch_bytes) {
 		struct engine_op *op = list_first(&e->queue, struct engine_op, link);
 
+		if (op->deadline_ms != 0 && op->deadline_ms <= now_ms) {
+			e->counts.timeouts++;
+			engine_finish_op(e, op, ETCD_TIMEOUT);
+			engine_finish_later(e);
+			continue;
+		}
 		evaluate(e, b, op);
 		if (op ==
 			&e->era) /* headers carry the cluster id: nothing is evaluated before it */
@@ -495,6 +504,7 @@ static bool can_send(const struct engine *e)
 void engine_pump(struct engine *e)
 {
 	engine_confirm_next(e);
+	engine_tip_begin(e);
 	while (can_send(e)) {
 		struct engine_batch *b;
 
@@ -504,10 +514,12 @@ void engine_pump(struct engine *e)
 			return;
 		}
 		b = form_batch(e, false);
-		if (b->n_rows > 0)
+		if (b->n_rows > 0) {
 			send_batch(e, b);
-		else
-			engine_tip_want(e);
+			continue;
+		}
+		e->tip_wanted = true;
+		engine_tip_begin(e);
 	}
 }
 

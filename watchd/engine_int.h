@@ -130,6 +130,7 @@ struct engine {
 	uint64_t tip_fresh;  /* nothing is evaluated before one with this number or a later one is
 				over; 0: no need */
 	bool tip_wanted, moved; /* moved: something became visible and was not told */
+	bool tip_resting;       /* refused: not again before the rest is over */
 
 	/* The beginning of a history. */
 	struct engine_op era;
@@ -156,6 +157,7 @@ struct engine {
 	struct engine_aux *aux;
 	struct engine_counts counts;
 	bool database_told, database_up;
+	bool refused; /* the last batch, by an error */
 	char trouble[512];
 };
 
@@ -200,7 +202,10 @@ void engine_drop_batches(struct engine *e);
 void engine_rest(struct engine *e, const char *why);
 
 /* ---- engine_tip.c ---- */
+/* At the end of this pass of the loop, or as soon as it can be. */
 void engine_tip_want(struct engine *e);
+/* Begins what is wanted, if it can. */
+void engine_tip_begin(struct engine *e);
 /* Nothing is evaluated until a tip read that begins now is over. */
 void engine_tip_want_fresh(struct engine *e);
 /* Begins on the writer's connection. 0 or pgconn's error. */

@@ -366,6 +366,7 @@ static void leave(struct engine *e)
 	e->turn_pass.busy = false;
 	e->tip_fresh = 0;
 	ev_timer_stop(&e->again);
+	e->refused = e->tip_resting = false;
 	engine_tip_lost(e);
 	engine_confirm_lost(e);
 	engine_aux_down(e->aux);
@@ -379,6 +380,8 @@ static void on_writer_down(enum pg_class class, const char *why, void *arg)
 	OBJ_CAST(e, arg, ENGINE_MAGIC);
 	leave(e);
 	engine_say(e, false, why);
+	if (e->draining)
+		engine_finish_later(e);
 }
 
 static void on_locked_out(const char *why, void *arg)
@@ -394,12 +397,12 @@ static void on_again(void *arg)
 	struct engine *e;
 
 	OBJ_CAST(e, arg, ENGINE_MAGIC);
+	e->tip_resting = false;
 	if (pgconn_get_state(e->reader) == PGCONN_UP && !e->reader_ready)
 		prepare_reader(e);
 	else if (e->phase == ENGINE_LOADING && e->reader_ready && e->load == NULL)
 		start_load(e);
-	else if (e->tip_wanted || e->tip_fresh != 0)
-		engine_tip_want(e);
+	e->tip_wanted |= e->tip_fresh != 0;
 	engine_pump_later(e);
 }
 

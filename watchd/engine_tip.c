@@ -33,8 +33,8 @@ static int send_step(struct engine_pass *p);
 
 static bool can_begin(const struct engine *e)
 {
-	return !e->freed && !e->pass.busy && e->pass.n_syncs == 0 && e->reader_ready &&
-	       (e->phase == ENGINE_CATCHING_UP || e->phase == ENGINE_READY) &&
+	return !e->freed && !e->pass.busy && !e->tip_resting && e->pass.n_syncs == 0 &&
+	       e->reader_ready && (e->phase == ENGINE_CATCHING_UP || e->phase == ENGINE_READY) &&
 	       pgconn_get_state(e->reader) == PGCONN_UP;
 }
 
@@ -57,7 +57,12 @@ static void begin(struct engine *e)
 void engine_tip_want(struct engine *e)
 {
 	e->tip_wanted = true;
-	if (can_begin(e))
+	engine_pump_later(e); /* all reads of this pass of the loop share it */
+}
+
+void engine_tip_begin(struct engine *e)
+{
+	if ((e->tip_wanted || !list_empty(&e->reads.waiting)) && can_begin(e))
 		begin(e);
 }
 
@@ -224,9 +229,10 @@ static void pass_over(struct engine_pass *p)
 			engine_finish_read(
 				e, list_first(&e->reads.sent, struct engine_read, link), ETCD_OK);
 	}
+	if (!e->refused)
+		engine_say(e, true, "reading");
 	engine_moved(e);
-	if ((e->tip_wanted || !list_empty(&e->reads.waiting)) && !e->freed && can_begin(e))
-		begin(e);
+	engine_tip_begin(e);
 }
 
 static void on_sync(PGresult *res, void *arg)
@@ -243,7 +249,7 @@ static void on_sync(PGresult *res, void *arg)
 			engine_turn_give_up(e);
 		} else {
 			engine_tip_lost(e);
-			e->tip_wanted = true; /* when the rest is over */
+			e->tip_wanted = e->tip_resting = true;
 		}
 		return;
 	}

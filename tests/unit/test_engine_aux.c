@@ -385,6 +385,30 @@ static void test_drain(void **state)
 	assert_string_equal(value_in(a, "k"), "v");
 }
 
+/* Without a database nothing is waited for. */
+static void test_drain_while_away(void **state)
+{
+	struct fixture *f = *state;
+	struct node *a;
+	struct put *p, *q;
+	bool drained = false;
+
+	f->proxy = proxy_new(f->loop);
+	a = open_node(f, "alpha", proxy_conninfo(f->proxy), NULL);
+	wait_until(f->loop, engine_is_up(a->e));
+	proxy_freeze(f->proxy, true);
+	p = submit(a, PUT, "k", "v");
+	pg_testing_run(f->loop, 50);
+	q = submit(a, PUT, "k2", "v");
+	proxy_cut(f->proxy);
+	engine_drain(a->e, on_drained, &drained);
+	wait_until(f->loop, drained);
+	assert_true(p->done && q->done);
+	assert_int_equal(q->err, ETCD_STOPPED);
+	free(p);
+	free(q);
+}
+
 int main(void)
 {
 #define TEST(fn)                                                                                   \
@@ -401,6 +425,7 @@ int main(void)
 		TEST(test_defragment),
 		TEST(test_confirm),
 		TEST(test_drain),
+		TEST(test_drain_while_away),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
