@@ -103,7 +103,9 @@ struct h2_head {
 	size_t path, token, authorization, api_version, encoding;
 	size_t bytes; /* as HTTP/2 counts them */
 	uint64_t timeout_us;
-	bool has_timeout, has_leader, is_post, is_grpc, malformed, too_large;
+	unsigned pseudo; /* those that have come */
+	bool regular;    /* others have begun */
+	bool has_timeout, has_leader, is_post, is_grpc, malformed, too_large, wrong;
 };
 
 struct h2_conn {

@@ -159,6 +159,35 @@ static const struct {
 	{"client-api-version", 18, take_api_version},
 };
 
+/* As RFC 9113, section 8, has it, but for what :authority may be. */
+static bool header_is_wrong(struct h2_head *h, const uint8_t *name, size_t len)
+{
+	static const char *const pseudo[] = {":method", ":path", ":scheme", ":authority"};
+	static const char *const hop_by_hop[] = {
+		"connection", "proxy-connection", "keep-alive", "upgrade", "transfer-encoding"};
+
+	if (len == 0)
+		return true;
+	if (name[0] == ':') {
+		for (size_t i = 0; i < ARRAY_LEN(pseudo); i++) {
+			if (!is(name, len, pseudo[i]))
+				continue;
+			bool again = (h->pseudo & 1U << i) != 0;
+			h->pseudo |= 1U << i;
+			return again || h->regular;
+		}
+		return true;
+	}
+	h->regular = true;
+	for (size_t i = 0; i < ARRAY_LEN(hop_by_hop); i++)
+		if (is(name, len, hop_by_hop[i]))
+			return true;
+	for (size_t i = 0; i < len; i++)
+		if (name[i] <= ' ' || name[i] >= 0x7f || (name[i] >= 'A' && name[i] <= 'Z'))
+			return true;
+	return false;
+}
+
 static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
 	size_t name_len, const uint8_t *value, size_t value_len, uint8_t flags, void *user_data)
 {
@@ -172,6 +201,8 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 		c->cur.too_large = true;
 		return 0;
 	}
+	c->cur.wrong |=
+		header_is_wrong(&c->cur, name, name_len) || memchr(value, 0, value_len) != NULL;
 	for (size_t i = 0; i < ARRAY_LEN(header_rows); i++) {
 		if (header_rows[i].len == name_len &&
 			memcmp(header_rows[i].name, name, name_len) == 0) {
@@ -199,6 +230,11 @@ static bool refuse(struct h2_stream *s)
 			c->queued_bytes > H2_FAIR_BYTES)) {
 		h2_count(c->srv, H2_STAT_REFUSED_STREAM, 1);
 		h2_stream_reset(s, NGHTTP2_REFUSED_STREAM);
+		return true;
+	}
+	if (h->wrong) {
+		h2_count(c->srv, H2_STAT_BAD_REQUEST, 1);
+		h2_stream_reset(s, NGHTTP2_PROTOCOL_ERROR);
 		return true;
 	}
 	if (h->too_large) {
@@ -414,6 +450,9 @@ nghttp2_option *h2_option_new(void)
 	ASSERT(rc == 0);
 	nghttp2_option_set_no_auto_window_update(o, 1); /* h2_in.c does it */
 	nghttp2_option_set_no_closed_streams(o, 1);     /* nothing depends on them */
+	/* What a call needs of its headers is looked at here; etcd's clients name a URL as their
+	 * :authority, which nghttp2 would not let pass. */
+	nghttp2_option_set_no_http_messaging(o, 1);
 #ifdef HAVE_NGHTTP2_OPTION_SET_STREAM_RESET_RATE_LIMIT
 	nghttp2_option_set_stream_reset_rate_limit(o, H2_RESET_BURST, H2_RESET_RATE);
 #endif
