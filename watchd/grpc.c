@@ -264,7 +264,7 @@ static bool judge_bytes(struct grpc_call *c, const uint8_t *data, size_t len)
 	}
 	c->request = protobuf_c_message_unpack(c->method->request, NULL, len, data);
 	if (c->request == NULL)
-		grpc_fail_with(c, GRPC_INTERNAL, "grpc: error unmarshalling request");
+		grpc_fail_with(c, GRPC_INTERNAL, GRPC_MALFORMED_REQUEST);
 	return c->request != NULL;
 }
 

@@ -21,6 +21,9 @@
 #include "watchd/h2.h"
 #include "watchd/services.h"
 
+/* What grpc-go says (Internal) of a message that is no protobuf: of a unary call, of a stream. */
+#define GRPC_MALFORMED_REQUEST "grpc: error unmarshalling request: unexpected EOF"
+#define GRPC_MALFORMED_MESSAGE "grpc: failed to unmarshal the received message unexpected EOF"
 #define GRPC_LOW_BYTES (256u << 10)
 
 struct grpc_call;

@@ -263,7 +263,7 @@ static void on_ping(struct h2_stream *s, const uint8_t *data, size_t len, void *
 
 	OBJ_CAST(ks, user, STREAM_MAGIC);
 	if (r == NULL) {
-		grpc_end_with(ks->svc, s, GRPC_INTERNAL, "grpc: error unmarshalling request");
+		grpc_end_with(ks->svc, s, GRPC_INTERNAL, GRPC_MALFORMED_MESSAGE);
 		return;
 	}
 	p = mem_new(&mem_keepalive, sizeof(*p));

@@ -123,7 +123,7 @@ void svc_alarm(struct grpc_call *c)
 		grpc_change(c, eval_deactivate, false);
 		break;
 	default:
-		grpc_fail_with(c, GRPC_INTERNAL, "grpc: error unmarshalling request");
+		grpc_fail_with(c, GRPC_INTERNAL, GRPC_MALFORMED_REQUEST);
 		break;
 	}
 }

@@ -50,7 +50,7 @@ static void on_request(struct h2_stream *s, const uint8_t *data, size_t len, voi
 
 	OBJ_CAST(w, user, WATCH_STREAM_MAGIC);
 	if (r == NULL) {
-		grpc_end_with(w->svc, s, GRPC_INTERNAL, "grpc: error unmarshalling request");
+		grpc_end_with(w->svc, s, GRPC_INTERNAL, GRPC_MALFORMED_MESSAGE);
 		return;
 	}
 	watch_stream_request(w->watches, r);
