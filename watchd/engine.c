@@ -409,6 +409,7 @@ struct engine *engine_new(struct ev_loop *loop, const struct engine_options *opt
 	for (size_t i = 0; i < ARRAY_LEN(lists); i++)
 		list_init(lists[i]);
 	ev_timer_init(&e->sweep, loop, "engine deadlines", on_sweep, e);
+	ev_timer_init(&e->rung_again, loop, "engine bell", engine_on_rung_again, e);
 	e->store = store_new(e->node, &store_ops, e);
 	engine_session_new(e);
 	e->aux = engine_aux_new(e);
@@ -442,6 +443,7 @@ void engine_free(struct engine **ep)
 	engine_aux_free(&e->aux);
 	engine_session_free(e);
 	ev_timer_stop(&e->sweep);
+	ev_timer_stop(&e->rung_again);
 	ev_defer_cancel(e->loop, &e->pump);
 	ev_defer_cancel(e->loop, &e->finish);
 	ev_defer_cancel(e->loop, &e->trim);

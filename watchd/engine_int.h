@@ -129,6 +129,12 @@ struct engine {
 	uint64_t tip_number; /* of the last one begun */
 	uint64_t tip_fresh;  /* nothing is evaluated before one with this number or a later one is
 				over; 0: no need */
+	/* The highest seq that the ring has shown: the walsender may be ahead of what other
+	 * sessions see, so the tip is read until it is there. */
+	int64_t rung;
+	uint64_t rung_ms;    /* since when that is not there */
+	unsigned rung_tries; /* tip reads since then */
+	struct ev_timer rung_again;
 	bool tip_wanted, moved; /* moved: something became visible and was not told */
 	bool tip_resting;       /* refused: not again before the rest is over */
 
@@ -177,6 +183,8 @@ void engine_say(struct engine *e, bool up, const char *why);
 void engine_submit_first(struct engine *e, struct engine_op *op);
 void engine_sweep_by(struct engine *e, uint64_t deadline_ms);
 void engine_trim_later(struct engine *e);
+
+void engine_on_rung_again(void *engine); /* of its timer; engine_tip.c */
 
 /* ---- engine_batch.c ---- */
 /* Evaluates and sends what can be sent. */

@@ -9,6 +9,8 @@
  *   our tip's row missing or another's, a gap, a row that does not follow
  *                                       memory does not fit: engine_load_again
  *
+ * The ring may announce what no other session sees yet: then it is read again until it shows.
+ *
  * A pass is one tip read in as many steps as it takes. On the reader's connection one at a time,
  * shared by all reads that waited when it began; in a turn one more on the writer's.
  *
@@ -27,6 +29,9 @@
 
 #define STEP_BYTES (1024 * 1024)
 #define STEP_ROWS 1000
+#define RUNG_QUICK 5 /* reads without a rest */
+#define RUNG_REST_MS 20
+#define RUNG_MS 60000
 #define STEP_ROWS_MAX (1 << 20) /* of an entry that is larger than a step */
 
 static int send_step(struct engine_pass *p);
@@ -97,8 +102,37 @@ void engine_tip_lost(struct engine *e)
 void engine_bell(struct engine *e, int64_t seq)
 {
 	OBJ_CHECK(e, ENGINE_MAGIC);
-	if (seq == 0 || seq > e->tip.seq)
-		engine_tip_want(e);
+	if (seq != 0 && seq <= e->tip.seq)
+		return;
+	if (seq > e->rung) {
+		e->rung = seq;
+		e->rung_ms = ev_now_ms();
+		e->rung_tries = 0;
+	}
+	engine_tip_want(e);
+}
+
+void engine_on_rung_again(void *engine)
+{
+	struct engine *e;
+
+	OBJ_CAST(e, engine, ENGINE_MAGIC);
+	engine_tip_want(e);
+}
+
+/* A commit is decoded as soon as it is flushed, and seen by others a moment later, or when a
+ * synchronous standby has it. One that never shows belongs to a history that is gone. */
+static void await_rung(struct engine *e)
+{
+	unsigned tries = e->rung_tries++;
+
+	if (e->rung <= e->tip.seq || ev_now_ms() - e->rung_ms > RUNG_MS)
+		e->rung = 0;
+	else if (tries < RUNG_QUICK)
+		e->tip_wanted = true;
+	else if (!e->rung_again.active)
+		ev_timer_start(&e->rung_again,
+			tries - RUNG_QUICK < RUNG_REST_MS ? tries - RUNG_QUICK + 1 : RUNG_REST_MS);
 }
 
 /* ---- what a step shows ---- */
@@ -232,6 +266,7 @@ static void pass_over(struct engine_pass *p)
 	if (!e->refused)
 		engine_say(e, true, "reading");
 	engine_moved(e);
+	await_rung(e);
 	engine_tip_begin(e);
 }
 

@@ -138,6 +138,33 @@ def test_alarms_are_everywhere(pair, k):
     one.put(k())
 
 
+def rung(node):
+    return node.suite.stat("watchd", "watch_feed_bells")
+
+
+def test_a_commit_that_is_announced_before_it_is_seen(nodes, pair, k):
+    """The walsender shows a commit that waits for a synchronous standby; other sessions do not see it yet."""
+    one, other = pair
+    watch = other.watch()
+    watch.create(k())
+    sql = nodes.pg.connect("postgres")
+    sql.autocommit = True
+    sql.cursor().execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    sql.cursor().execute("SELECT pg_reload_conf()")
+    try:
+        bells = rung(nodes[1])
+        put = one.method("Put").future(api.PutRequest(key=k(), value=b"1"), timeout=20)
+        wait_until("node 1 heard of it", lambda: rung(nodes[1]) > bells, 10)
+        time.sleep(0.5)  # whatever could go wrong has
+        assert not put.done() and other.get(k(), serializable=True).count == 0 and watch.events() == []
+    finally:
+        sql.cursor().execute("ALTER SYSTEM RESET synchronous_standby_names")
+        sql.cursor().execute("SELECT pg_reload_conf()")
+        sql.close()
+    assert put.result().header.revision
+    assert [e.kv.value for e in watch.wait_events(1)] == [b"1"]
+
+
 def test_serializable_reads_go_on_without_the_database(nodes, pair, k):
     one = pair[0]
     one.put(k(), b"1")
