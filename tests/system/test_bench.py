@@ -146,10 +146,35 @@ def test_pipeline(tmpdir_of_bench):
         assert row["ms_per_transfer"] >= 20 * trips - 2
 
 
-@pytest.mark.parametrize("command", ["wal", "pipeline"])
+def test_watch(tmpdir_of_bench):
+    done = run(tmpdir_of_bench, "-j", "bench", "watch", "--seconds", "1", "--rounds", "1", "--keys", "500",
+               "--hold", "1")
+    rows = rows_of(done)
+    keys = {"op", "clients", "server", "per_s", "p50_ms", "p99_ms"}
+    calls = [r for r in rows if "bytes" not in r]
+    assert {(r["op"], r["clients"], r["server"]) for r in calls} == {
+        (op, n, server) for op, n in (("put", 1), ("put", 100), ("put", 1000), ("range-l", 1), ("range-l", 100),
+                                      ("range-s", 100), ("watch", 1000), ("put-to-event", 1))
+        for server in ("watchd", "etcd")} | {
+        ("put-to-event-nodes", 1, "watchd"), ("put-before-snapshot", 100, "watchd"),
+        ("put-held-snapshot", 100, "watchd")}
+    for row in calls:
+        assert set(row) == keys and row["per_s"] > 0 and 0 < row["p50_ms"] <= row["p99_ms"], row
+    sizes = {(r["op"], r["server"]): r["bytes"] for r in rows if "bytes" in r}
+    assert set(sizes) == {("memory-per-key", "watchd"), ("memory-per-key", "etcd"), ("wal-per-put", "watchd"),
+                          ("memory-per-watcher", "watchd"), ("memory-per-watcher", "etcd")}
+    assert sizes["wal-per-put", "watchd"] > 300  # what a put holds
+
+
+def test_watch_without_etcd(tmpdir_of_bench):
+    done = run(tmpdir_of_bench, "bench", "watch", PATH="/nowhere")
+    assert done.returncode == FAILED and "etcd-server" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["wal", "watch", "pipeline"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(tmpdir_of_bench, how, command):
-    args = ("--transport", "tcp") if command == "wal" else ("--delay", "100")
+    args = {"wal": ("--transport", "tcp"), "watch": ("--keys", "5000"), "pipeline": ("--delay", "100")}[command]
     process, log = start(tmpdir_of_bench, "bench", command, "--rounds", "50", *args)
     process.send_signal(how)
     assert process.wait(60) == FAILED
