@@ -265,7 +265,7 @@ void svc_hash_kv(struct grpc_call *c)
 	c->number[0] = 1;
 	if (rev > now)
 		grpc_fail(c, ETCD_FUTURE_REV);
-	else if (rev > 0 && rev < store_compact_rev(c->svc->store))
+	else if (rev > 0 && rev <= store_compact_rev(c->svc->store))
 		grpc_fail(c, ETCD_COMPACTED);
 	else
 		hash_begin(c, rev > 0 ? rev : now);

@@ -13,7 +13,6 @@
 #define N_KEYS 14
 #define N_LEASES 5
 #define N_PINS 4
-#define ENTRIES_MAX 20000
 
 struct value {
 	int64_t create, mod, version, lease;
@@ -47,7 +46,7 @@ struct model {
 	size_t left;
 	struct store *s[2];
 	struct state *state; /* state[i]: after the i-th entry; 0: empty */
-	size_t n, committed;
+	size_t n, states_cap, committed;
 	struct event *events;
 	size_t n_events, events_cap;
 	struct row *rows;
@@ -437,8 +436,10 @@ static void entry(struct model *m, uint8_t kind)
 	size_t who = take_below(m, 2), rows_before = m->n_rows;
 	struct store *s = m->s[who];
 	struct store_counts before, after;
-	if (m->n + 1 == ENTRIES_MAX)
-		return;
+	if (m->n + 1 == m->states_cap) {
+		m->states_cap *= 2;
+		m->state = xrealloc(m->state, m->states_cap * sizeof(m->state[0]));
+	}
 	store_get_counts(s, &before);
 	m->now = m->state[m->n];
 	store_begin(s);
@@ -654,7 +655,8 @@ size_t store_model_run(const uint8_t *bytes, size_t len)
 {
 	struct model m = {.bytes = bytes, .left = len};
 	const struct store_ops ops = {.on_row = on_row};
-	m.state = xcalloc(ENTRIES_MAX, sizeof(m.state[0]));
+	m.states_cap = 16;
+	m.state = xcalloc(m.states_cap, sizeof(m.state[0]));
 	m.state[0].rev = 1;
 	m.state[0].compact = -1;
 	for (size_t w = 0; w < 2; w++)
