@@ -53,10 +53,9 @@ struct h2_limits {
 	/* What waits to be sent on one connection; above it new calls are refused
 	 * (REFUSED_STREAM: clients know that nothing was done). */
 	size_t max_queued_bytes;
-	uint32_t idle_ms;  /* a connection without a call, and one that says nothing at first */
-	uint32_t stall_ms; /* a client that takes nothing of an ended call, a generated message,
-			    * socket
-			    */
+	uint32_t idle_ms; /* a connection without a call, and one that says nothing at first */
+	/* For a client that takes nothing while an answer is complete or being generated. */
+	uint32_t stall_ms;
 };
 
 /* etcd's limits where it has such, else what a client in good faith does not meet. */

@@ -29,14 +29,26 @@ static uint8_t *write_bytes(uint8_t *p, unsigned field, struct store_bytes b)
 	return p + b.len;
 }
 
-uint8_t *kv_write(uint8_t *p, const struct store_kv *kv)
+uint8_t *kv_write_front(uint8_t *p, const struct store_kv *kv)
 {
 	p = write_bytes(p, 1, kv->key);
 	p = pb_int(p, 2, (uint64_t)kv->create_rev);
 	p = pb_int(p, 3, (uint64_t)kv->mod_rev);
 	p = pb_int(p, 4, (uint64_t)kv->version);
-	p = write_bytes(p, 5, kv->value);
+	return kv->value.len > 0 ? pb_head(p, 5, kv->value.len) : p;
+}
+
+uint8_t *kv_write_behind(uint8_t *p, const struct store_kv *kv)
+{
 	return pb_int(p, 6, (uint64_t)kv->lease);
+}
+
+uint8_t *kv_write(uint8_t *p, const struct store_kv *kv)
+{
+	p = kv_write_front(p, kv);
+	if (kv->value.len > 0)
+		memcpy(p, kv->value.data, kv->value.len);
+	return kv_write_behind(p + kv->value.len, kv);
 }
 
 void kv_encode(const struct store_kv *kv, struct buf *out)

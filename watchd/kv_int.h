@@ -54,6 +54,9 @@ static inline uint8_t *pb_head(uint8_t *p, unsigned field, size_t len)
 }
 
 uint8_t *kv_write(uint8_t *p, const struct store_kv *kv);
+/* The same without the value's own bytes: what stands before and behind them. */
+uint8_t *kv_write_front(uint8_t *p, const struct store_kv *kv);
+uint8_t *kv_write_behind(uint8_t *p, const struct store_kv *kv);
 
 /* A header as field 1 of a response. h NULL: inside of a Txn. */
 size_t kv_header_len(const struct kv_header *h, int64_t rev);

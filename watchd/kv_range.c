@@ -25,6 +25,7 @@
 
 #define KV_RANGE_MAGIC 0x6b767267u
 #define SMALL_BYTES 65536
+#define PIECES 3 /* of a key-value: before its value, the value, behind it */
 
 MEM_TYPE(mem_range, "kv_range");
 
@@ -69,9 +70,9 @@ struct kv_range {
 
 	/* fill: */
 	uint8_t piece_small[64];
-	struct buf piece; /* a key-value that did not fit at once */
-	const uint8_t *piece_at;
-	size_t piece_left;
+	struct buf around; /* a key-value that did not fit at once, without its value */
+	struct store_bytes
+		pieces[PIECES]; /* what comes next, in order; those of length 0 are done */
 	uint64_t n_written;
 };
 
@@ -137,7 +138,7 @@ static void tear_down(struct kv_range *q)
 	store_unpin(&q->pin);
 	buf_free(&q->key);
 	buf_free(&q->small);
-	buf_free(&q->piece);
+	buf_free(&q->around);
 	free(q->heap);
 	q->heap = NULL;
 }
@@ -382,11 +383,20 @@ uint64_t kv_range_length(const struct kv_range *q)
 
 static void set_piece(struct kv_range *q, const uint8_t *from, size_t len)
 {
-	q->piece_at = from;
-	q->piece_left = len;
+	q->pieces[0] = (struct store_bytes){from, len};
 }
 
-/* One key-value, at `to` if there is room, else as a piece; returns what was written to `to`. */
+static struct store_bytes *next_piece(struct kv_range *q)
+{
+	for (size_t i = 0; i < PIECES; i++) {
+		if (q->pieces[i].len > 0)
+			return &q->pieces[i];
+	}
+	return NULL;
+}
+
+/* One key-value, at `to` if there is room, else as pieces: its value is not copied, since many
+ * clients may take their time over many long ones. Returns what was written to `to`. */
 static size_t write_kv(struct kv_range *q, struct store_kv *kv, uint8_t *to, size_t max)
 {
 	strip(q, kv);
@@ -396,10 +406,14 @@ static size_t write_kv(struct kv_range *q, struct store_kv *kv, uint8_t *to, siz
 		kv_write(pb_head(to, 2, kv_len), kv);
 		return len;
 	}
-	buf_reset(&q->piece);
-	kv_write(pb_head(buf_reserve(&q->piece, len), 2, kv_len), kv);
-	buf_commit(&q->piece, len);
-	set_piece(q, q->piece.data, len);
+	size_t around = len - kv->value.len;
+	buf_reset(&q->around);
+	uint8_t *front = buf_reserve(&q->around, around);
+	uint8_t *behind = kv_write_front(pb_head(front, 2, kv_len), kv);
+	kv_write_behind(behind, kv);
+	set_piece(q, front, (size_t)(behind - front));
+	q->pieces[1] = kv->value;
+	q->pieces[2] = (struct store_bytes){behind, around - q->pieces[0].len};
 	return 0;
 }
 
@@ -407,7 +421,7 @@ static size_t write_sorted(struct kv_range *q, uint8_t *to, size_t max)
 {
 	struct store_kv kv;
 	size_t n = 0;
-	while (n < max && q->piece_left == 0 && q->n_written < q->n_kvs) {
+	while (n < max && next_piece(q) == NULL && q->n_written < q->n_kvs) {
 		store_held(q->heap[q->n_written].held, &kv);
 		n += write_kv(q, &kv, to + n, max - n);
 	}
@@ -425,7 +439,7 @@ static size_t write_walk(struct kv_range *q, uint8_t *to, size_t max)
 		return write_kv(q, &kv, to, max);
 	}
 	store_iter_init(&it, q->s, q->from, q->to, q->rev);
-	while (n < max && q->piece_left == 0 && q->n_written < q->n_kvs) {
+	while (n < max && next_piece(q) == NULL && q->n_written < q->n_kvs) {
 		ASSERT(store_iter_next(&it, &kv));
 		if (q->filtered && !passes(q->r, &kv))
 			continue;
@@ -473,15 +487,16 @@ size_t kv_range_fill(struct kv_range *q, void *to, size_t max)
 	uint8_t *p = to;
 	size_t n = 0;
 	while (n < max && q->stage != DONE && !q->pin.lost) {
-		if (q->piece_left == 0) {
+		struct store_bytes *piece = next_piece(q);
+		if (piece == NULL) {
 			n += write_next(q, p + n, max - n);
 			continue;
 		}
-		size_t part = q->piece_left < max - n ? q->piece_left : max - n;
-		memcpy(p + n, q->piece_at, part);
+		size_t part = piece->len < max - n ? piece->len : max - n;
+		memcpy(p + n, piece->data, part);
 		n += part;
-		q->piece_at += part;
-		q->piece_left -= part;
+		piece->data = (const uint8_t *)piece->data + part;
+		piece->len -= part;
 	}
 	return n;
 }
