@@ -60,8 +60,13 @@ static void count_control(struct h2_conn *c, uint32_t n)
 static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user_data)
 {
 	struct h2_conn *c = conn_of(user_data);
-	if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
+	c->cur = (struct h2_head){0};
+	buf_reset(&c->head);
+	buf_put_u8(&c->head, 0); /* so that offset 0 means none */
+	if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) {
+		count_control(c, 1); /* trailers say nothing, and nothing ends them */
 		return 0;
+	}
 	struct h2_stream *s = mem_new(&mem_stream, sizeof(*s));
 	s->magic = H2_STREAM_MAGIC;
 	s->id = frame->hd.stream_id;
@@ -76,9 +81,6 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
 	c->srv->n_streams++;
 	int rc = nghttp2_session_set_stream_user_data(session, s->id, s);
 	ASSERT(rc == 0);
-	c->cur = (struct h2_head){0};
-	buf_reset(&c->head);
-	buf_put_u8(&c->head, 0); /* so that offset 0 means none */
 	return 0;
 }
 
@@ -194,13 +196,15 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 	struct h2_conn *c = conn_of(user_data);
 	(void)session;
 	(void)flags;
-	if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
-		return 0;
 	c->cur.bytes += name_len + value_len + 32; /* RFC 9113, section 6.5.2 */
 	if (c->cur.bytes > c->srv->limits.max_header_bytes) {
+		if (!c->cur.too_large)
+			count_control(c, H2_LARGE_HEADERS_COST);
 		c->cur.too_large = true;
 		return 0;
 	}
+	if (frame->headers.cat != NGHTTP2_HCAT_REQUEST)
+		return 0;
 	c->cur.wrong |=
 		header_is_wrong(&c->cur, name, name_len) || memchr(value, 0, value_len) != NULL;
 	for (size_t i = 0; i < ARRAY_LEN(header_rows); i++) {
@@ -239,7 +243,6 @@ static bool refuse(struct h2_stream *s)
 	}
 	if (h->too_large) {
 		h2_count(c->srv, H2_STAT_HEADERS_LARGE, 1);
-		count_control(c, H2_LARGE_HEADERS_COST);
 		snprintf(why, sizeof(why), "the call's headers are larger than max (%zu vs. %u)",
 			h->bytes, srv->limits.max_header_bytes);
 		h2_out_status(s, "431", GRPC_RESOURCE_EXHAUSTED, why);

@@ -153,6 +153,7 @@ FLOODS = {
     "ping": raw_frame(6, 0, 0, b"12345678"),
     "settings": raw_frame(4, 0, 0),
     "empty data": raw_frame(0, 0, 1),
+    "trailers without end": raw_frame(1, 4, 1, b"\x82"),
     "priority": raw_frame(2, 0, 9, b"\0\0\0\7\1"),
 }
 
