@@ -85,8 +85,8 @@ struct store_kv {
 struct store_event {
 	bool is_delete; /* kv: key and mod_rev only */
 	struct store_kv kv;
-	/* What a read at mod_rev - 1 sees, unless that is below the compact revision (etcd's rule).
-	 */
+	/* What a read at mod_rev - 1 sees, unless that is below the compact revision or this
+	 * creates the key (etcd's rules). */
 	bool has_prev;
 	struct store_kv prev;
 };

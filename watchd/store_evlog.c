@@ -117,7 +117,9 @@ void store_log_get(const struct store *s, uint64_t pos, struct store_event *ret_
 	const struct version *v = evlog_at(s, pos);
 	*ret_event = (struct store_event){.is_delete = is_tombstone(v)};
 	version_kv(v, &ret_event->kv);
-	if (v->mod_rev <= s->compact_rev)
+	/* What creates a key has none, even if the same transaction deleted the key before. */
+	bool creates = !ret_event->is_delete && v->create_rev == v->mod_rev;
+	if (v->mod_rev <= s->compact_rev || creates)
 		return;
 	const struct version *prev = key_at(v->key, v->mod_rev - 1);
 	if (prev == NULL || is_tombstone(prev))

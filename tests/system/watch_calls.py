@@ -116,6 +116,7 @@ class Generator:
         self.revision = FIRST_REVISION
         self.compacted = 0
         self.compacted_at_put = True
+        self.ignoring = True            # puts may have ignore_value and ignore_lease
         self.puts = []                  # steps that did nothing but put
         self.leases = []                # LeaseOf of those alive
         self.watchers = [[] for _ in range(SLOTS)]
@@ -179,9 +180,9 @@ class Generator:
     def put_fields(self, key=None):
         fields = {"key": self.key() if key is None else key, "value": self.value(), "lease": self.lease(),
                   "prev_kv": self.maybe(0.3)}
-        if self.maybe(0.07):
+        if self.ignoring and self.maybe(0.1):
             fields.update(ignore_value=True, value=b"" if self.maybe(0.8) else b"not empty")
-        if self.maybe(0.07):
+        if self.ignoring and self.maybe(0.1):
             fields.update(ignore_lease=True, lease=0 if self.maybe(0.8) else 1)
         return fields
 
@@ -206,6 +207,7 @@ class Generator:
         return {"key": key, "range_end": end, "prev_kv": self.maybe(0.4)}
 
     def put(self):
+        self.ignoring = True
         return self.call("Put", **self.put_fields())
 
     def range(self):
@@ -231,6 +233,8 @@ class Generator:
         if self.maybe(0.03):    # one target, another's value
             field = self.rnd.choice(list(value))
         fields = {"key": key, "range_end": end, "target": target, "result": self.rnd.randrange(4)}
+        if isinstance(value["lease"], LeaseOf):     # which of two is greater is the server's choice
+            fields["result"] = self.rnd.choice([0, 3])
         if self.maybe(0.97):
             fields[field] = value[field]
         return fields
@@ -246,7 +250,7 @@ class Generator:
             return {"request_put": self.put_fields(key)}
         if what < 0.65:
             return {"request_range": self.range_fields()}
-        if what < 0.8:
+        if what < 0.8 and not self.ignoring:
             if keys and self.maybe(0.9):
                 return {"request_delete_range": {"key": keys.pop(self.rnd.randrange(len(keys))),
                                                  "prev_kv": self.maybe(0.4)}}
@@ -266,6 +270,9 @@ class Generator:
                 {"request_range": {"key": b"a"}} for _ in range(n)]})
         if self.maybe(0.01):
             return self.call("Txn", compare=[{"key": b"a"} for _ in range(self.rnd.choice([128, 129]))])
+        # etcd dies of a put that ignores what an operation of the same Txn has deleted, where its check for
+        # overlaps has a hole: no deletions beside such puts.
+        self.ignoring = self.maybe(0.3)
         # Some care for nothing, so that their writes overlap.
         return self.call("Txn", **self.txn_fields(list(KEYS) if self.maybe(0.85) else [], 0))
 

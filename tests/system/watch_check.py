@@ -175,7 +175,9 @@ class KeyHistory:
             require(old is not None, "a deletion of what was not there:", event)
             require(not (k.create_revision or k.version or k.value or k.lease), "a deletion says too much:", event)
             del self.current[k.key]
-        self.events.append((event, self.before[k.key]))
+        # What creates a key has no value before, even if the same transaction deleted the key.
+        creates = event.type == 0 and k.create_revision == k.mod_revision
+        self.events.append((event, None if creates else self.before[k.key]))
 
     def check(self, log, upto):
         """log has every event that it must have up to a revision, with the right prev_kv if it asked."""

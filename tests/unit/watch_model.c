@@ -92,8 +92,9 @@ static void judge_event(struct model *m, struct watcher *w, const Mvccpb__Event 
 	ASSERT(kv->create_revision == e->now.create);
 	ASSERT(bytes_are(&kv->value, e->now.version == 0 ? "" : e->now.value));
 	ASSERT((got->type == MVCCPB__EVENT__EVENT_TYPE__DELETE) == (e->now.version == 0));
-	bool has_prev =
-		w->prev_kv && e->before.version != 0 && e->rev - 1 >= store_compact_rev(m->w.store);
+	bool creates = e->now.version != 0 && e->now.create == e->rev;
+	bool has_prev = w->prev_kv && !creates && e->before.version != 0 &&
+			e->rev - 1 >= store_compact_rev(m->w.store);
 	ASSERT((got->prev_kv != NULL) == has_prev);
 	if (has_prev) {
 		ASSERT(got->prev_kv->mod_revision == e->before.mod);
