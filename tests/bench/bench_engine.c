@@ -133,11 +133,46 @@ static double percentile_ms(double p)
 	return (double)took_us[(size_t)((double)(n - 1) * p)] / 1000;
 }
 
+/* CPU time in ns that a process has had; 0 if the server is another machine's or user's. */
+static uint64_t cpu_ns(const char *pid)
+{
+	char path[64];
+	unsigned long long ns = 0;
+	FILE *in;
+
+	snprintf(path, sizeof path, "/proc/%s/schedstat", pid);
+	in = fopen(path, "r");
+	if (in != NULL && fscanf(in, "%llu", &ns) != 1)
+		ns = 0;
+	if (in != NULL)
+		fclose(in);
+	return ns;
+}
+
+struct cpu {
+	uint64_t ours, writer, reader;
+};
+
+static struct cpu cpu_now(void)
+{
+	static const char backend[] =
+		"SELECT pid FROM pg_stat_activity WHERE application_name = 'howdah watchd %s'";
+	char text[160];
+	struct cpu c = {.ours = cpu_ns("self")};
+
+	snprintf(text, sizeof text, backend, "writer");
+	c.writer = cpu_ns(sql(text));
+	snprintf(text, sizeof text, backend, "reader");
+	c.reader = cpu_ns(sql(text));
+	return c;
+}
+
 static void run(const char *what, size_t n, bool reads, unsigned seconds)
 {
 	struct engine_counts before, after;
 	struct ev_timer end;
 	char lsn[64], diff[160];
+	struct cpu cpu = cpu_now(), cpu_after;
 	uint64_t begin = ev_now_us();
 
 	n_clients = n_running = n;
@@ -160,13 +195,16 @@ static void run(const char *what, size_t n, bool reads, unsigned seconds)
 	ev_loop_run(loop);
 	engine_get_counts(engine, &after);
 	snprintf(diff, sizeof diff, "SELECT pg_current_wal_insert_lsn() - '%s'", lsn);
-	printf("%s %4zu clients: %8.0f/s  p50 %.2f ms  p99 %.2f ms  batches %llu  tip reads %llu  "
-	       "WAL "
-	       "%.0f bytes each\n",
+	cpu_after = cpu_now();
+	printf("%s %4zu clients: %8.0f/s  p50 %.2f ms  p99 %.2f ms  batches %llu  tip reads %llu"
+	       "  WAL bytes each %.0f  CPU us each: ours %.1f, writer's %.1f, reader's %.1f\n",
 		what, n, (double)n_done * 1e6 / (double)(ev_now_us() - begin), percentile_ms(0.5),
 		percentile_ms(0.99), (unsigned long long)(after.batches - before.batches),
 		(unsigned long long)(after.tip_reads - before.tip_reads),
-		reads ? 0 : strtod(sql(diff), NULL) / (double)n_done);
+		reads ? 0 : strtod(sql(diff), NULL) / (double)n_done,
+		(double)(cpu_after.ours - cpu.ours) / 1e3 / (double)n_done,
+		(double)(cpu_after.writer - cpu.writer) / 1e3 / (double)n_done,
+		(double)(cpu_after.reader - cpu.reader) / 1e3 / (double)n_done);
 	fflush(stdout);
 }
 
