@@ -11,7 +11,7 @@
 #include "common/pg/pgconn.h"
 #include "watchd/log_sql.h"
 
-#define LOG_LOAD_CHUNK_BYTES (4 * 1024 * 1024)
+#define LOG_LOAD_CHUNK_BYTES (1024 * 1024)
 
 struct log_load_ops {
 	/* A row, in order. Not 0: the load ends with that error. */

@@ -4,10 +4,11 @@
  *
  *     tests/helpers/with-postgres tests/bench/bench_engine [SECONDS [KEY_BYTES [VALUE_BYTES]]]
  *
- * Prints per number of clients: puts per second, batches, WAL bytes per put; reads per second; then
- * puts per second with one client and 100 while another session holds a snapshot, every five
- * seconds, HELD_SECONDS (environment, default 20) long. The server's fsync decides what the first
- * lines mean: PGOPTIONS cannot set it, so the bench does (ALTER SYSTEM) and says so.
+ * Prints per number of clients: puts per second, batches, WAL bytes per put, CPU time; reads per
+ * second; then puts per second with one client and 100 while another session holds a snapshot,
+ * HELD_SECONDS (environment, default 20) long. FSYNC=on in the environment switches fsync on, which
+ * with-postgres has off. LOAD_ROWS=n: first a log of n puts on n / 10 keys is loaded, and puts go
+ * on while it is compacted.
  */
 #include "config.h"
 
@@ -208,6 +209,55 @@ static void run(const char *what, size_t n, bool reads, unsigned seconds)
 	fflush(stdout);
 }
 
+static void fill(unsigned long rows)
+{
+	char text[1024];
+
+	snprintf(text, sizeof text,
+		"INSERT INTO howdah_watch.log (seq, rev, batch, at, create_rev, version, arg, sub, "
+		"kind, "
+		"last, node, key, value) SELECT s, s, 1 + s / 100, now() - interval '1 hour', "
+		"CASE WHEN s > 1 THEN 2 + (s - 2) %% (%lu / 10) END, CASE WHEN s > 1 THEN 1 + (s - "
+		"2) / "
+		"(%lu / 10) END, CASE WHEN s = 1 THEN 4711 END, 0, CASE WHEN s = 1 THEN 9 ELSE 1 "
+		"END, "
+		"true, 'bench', CASE WHEN s > 1 THEN convert_to(lpad(((s - 2) %% (%lu / "
+		"10))::text, %zu, "
+		"'k'), 'UTF8') END, CASE WHEN s > 1 THEN convert_to(repeat('v', %zu), 'UTF8') END "
+		"FROM generate_series(1, %lu) s",
+		rows, rows, rows, key_bytes, value_bytes, rows + 1);
+	sql(text);
+	sql("VACUUM ANALYZE howdah_watch.log");
+}
+
+static enum etcd_error eval_compact(struct engine_op *op, struct store *s)
+{
+	(void)op;
+	store_compact(s, store_head_rev(s));
+	return ETCD_OK;
+}
+
+static void on_compacted(struct engine_op *op, enum etcd_error err)
+{
+	(void)op;
+	printf("compacted: %d\n", err);
+}
+
+/* Puts while all history is trimmed and removed. */
+static void run_compaction(unsigned seconds)
+{
+	static struct engine_op op = {.eval = eval_compact, .done = on_compacted};
+	struct engine_counts counts;
+
+	run("before", 100, false, seconds);
+	engine_submit(engine, &op);
+	for (int i = 0; i < 20; i++) {
+		run("compacting", 100, false, seconds);
+		engine_get_counts(engine, &counts);
+		printf("removed %llu\n", (unsigned long long)counts.removed_rows);
+	}
+}
+
 static void on_loaded(void *arg)
 {
 	(void)arg;
@@ -242,6 +292,9 @@ int main(int argc, char **argv)
 	static const struct engine_ops ops = {.on_loaded = on_loaded, .on_visible = on_nothing};
 	static const size_t sizes[] = {1, 10, 100, 1000};
 	struct engine_options options = {.conninfo = "", .node = "bench"};
+	unsigned long rows =
+		getenv("LOAD_ROWS") != NULL ? strtoul(getenv("LOAD_ROWS"), NULL, 10) : 0;
+	uint64_t begin, ours;
 	unsigned seconds = argc > 1 ? (unsigned)atoi(argv[1]) : 3;
 	unsigned held =
 		getenv("HELD_SECONDS") != NULL ? (unsigned)atoi(getenv("HELD_SECONDS")) : 20;
@@ -259,10 +312,20 @@ int main(int argc, char **argv)
 		sql("SELECT pg_reload_conf()");
 	}
 	install();
+	if (rows > 0)
+		fill(rows);
 	loop = ev_loop_new();
+	begin = ev_now_us();
+	ours = cpu_now().ours;
 	engine = engine_new(loop, &options, &ops, NULL);
 	ev_loop_run(loop);
+	printf("loaded in %.0f ms, CPU ms: ours %.0f, reader's %.0f\n",
+		(double)(ev_now_us() - begin) / 1e3, (double)(cpu_now().ours - ours) / 1e6,
+		(double)cpu_now().reader / 1e6);
+	fflush(stdout);
 	printf("fsync %s, key %zu, value %zu\n", sql("SHOW fsync"), key_bytes, value_bytes);
+	if (rows > 0)
+		run_compaction(seconds);
 	for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
 		run("put ", sizes[i], false, seconds);
 	for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
