@@ -26,12 +26,13 @@ struct kv_header {
 	uint64_t cluster_id, member_id, raft_term;
 };
 
-/* Nested more deeply than any accepted Txn is (ETCD_TOO_MANY_OPS). Ask this of the bytes before
- * they are unpacked: unpacking recurses. Malformed bytes are for the unpacking to find. */
+/* Nested more deeply than KV_TXN_DEPTH_MAX (ETCD_TOO_MANY_OPS, whatever is allowed of them). Ask
+ * this of the bytes before they are unpacked: unpacking recurses. Malformed bytes are for the
+ * unpacking to find. */
 #define KV_TXN_DEPTH_MAX 128
 bool kv_txn_is_too_deep(const void *data, size_t len);
 
-/* Checks that need no state. max_ops: of one nesting path of a Txn, at most KV_TXN_DEPTH_MAX. */
+/* Checks that need no state. max_ops: of one nesting path of a Txn. */
 enum etcd_error kv_check_range(const Etcdserverpb__RangeRequest *r);
 enum etcd_error kv_check_put(const Etcdserverpb__PutRequest *r);
 enum etcd_error kv_check_delete(const Etcdserverpb__DeleteRangeRequest *r);

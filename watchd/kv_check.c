@@ -159,7 +159,7 @@ static enum etcd_error check_ops(const Etcdserverpb__TxnRequest *r, size_t max_o
 
 enum etcd_error kv_check_txn(const Etcdserverpb__TxnRequest *r, size_t max_ops)
 {
-	enum etcd_error e = check_ops(r, max_ops < KV_TXN_DEPTH_MAX ? max_ops : KV_TXN_DEPTH_MAX);
+	enum etcd_error e = check_ops(r, max_ops);
 	return e != ETCD_OK ? e : kv_check_overlaps(r);
 }
 

@@ -25,8 +25,7 @@
 #include "watchd/keyindex.h"
 #include "watchd/kv_int.h"
 
-#define ORDERS (KV_TXN_DEPTH_MAX + 2)
-#define ORDER_LAST (ORDERS - 1)
+#define ORDER_LAST UINT32_MAX
 
 struct put {
 	struct store_bytes key;
@@ -101,17 +100,18 @@ static bool reaches(const struct span *s, struct store_bytes key)
 }
 
 /* tree[i]: the span that ends last among orders i - lowbit(i) .. i - 1. */
-static void tree_add(const struct span **tree, const struct span *s)
+static void tree_add(const struct span **tree, size_t orders, const struct span *s)
 {
-	for (size_t i = s->order + 1; i <= ORDERS; i += i & -i)
+	for (size_t i = s->order + 1; i <= orders; i += i & -i)
 		if (ends_later(s, tree[i]))
 			tree[i] = s;
 }
 
 /* A span of an order below `order` that reaches key? */
-static bool tree_meets(const struct span *const *tree, uint32_t order, struct store_bytes key)
+static bool tree_meets(
+	const struct span *const *tree, size_t orders, uint32_t order, struct store_bytes key)
 {
-	for (size_t i = order; i > 0; i -= i & -i)
+	for (size_t i = order < orders ? order : orders; i > 0; i -= i & -i)
 		if (tree[i] != NULL && reaches(tree[i], key))
 			return true;
 	return false;
@@ -136,20 +136,25 @@ static bool puts_differ(struct overlaps *o, size_t first_put)
 	return true;
 }
 
-static bool puts_meet_no_span(struct overlaps *o, size_t first_put, size_t first_span)
+static bool puts_meet_no_span(struct overlaps *o, size_t n_ops, size_t first_put, size_t first_span)
 {
-	const struct span *tree[ORDERS + 1] = {NULL};
+	const size_t orders = n_ops + 1; /* of deletions */
+	const struct span **tree;
 	size_t next = first_span;
+	bool fine = true;
+	if (o->n_spans == first_span || o->n_puts == first_put)
+		return true;
+	tree = xcalloc(orders + 1, sizeof(*tree));
 	if (o->n_spans - first_span > 1)
 		qsort(&o->spans[first_span], o->n_spans - first_span, sizeof(o->spans[0]), by_from);
-	for (size_t i = first_put; i < o->n_puts; i++) {
+	for (size_t i = first_put; i < o->n_puts && fine; i++) {
 		const struct put *p = &o->puts[i];
 		while (next < o->n_spans && compare(o->spans[next].from, p->key) <= 0)
-			tree_add(tree, &o->spans[next++]);
-		if (tree_meets(tree, p->order, p->key))
-			return false;
+			tree_add(tree, orders, &o->spans[next++]);
+		fine = !tree_meets(tree, orders, p->order, p->key);
 	}
-	return true;
+	free(tree);
+	return fine;
 }
 
 static bool check_level(struct overlaps *o, Etcdserverpb__RequestOp *const *ops, size_t n);
@@ -180,7 +185,7 @@ static bool check_level(struct overlaps *o, Etcdserverpb__RequestOp *const *ops,
 		if (ops[i]->request_case == ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_DELETE_RANGE)
 			add_span(o, ops[i]->request_delete_range);
 	}
-	return puts_differ(o, first_put) && puts_meet_no_span(o, first_put, first_span);
+	return puts_differ(o, first_put) && puts_meet_no_span(o, n, first_put, first_span);
 }
 
 enum etcd_error kv_check_overlaps(const Etcdserverpb__TxnRequest *r)
