@@ -14,6 +14,7 @@
 #include "config.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/base/err.h"
 #include "common/base/log.h"
@@ -106,18 +107,27 @@ static void on_reloaded(bool went_back, void *arg)
 	watchd_ctl_feed(self);
 }
 
+static const char *remedy(const char *why)
+{
+	bool no_schema =
+		strstr(why, "(SQLSTATE 42P01)") != NULL || strstr(why, "(SQLSTATE 3F000)") != NULL;
+
+	return no_schema ? "; install the schema: pgctl db init" : "";
+}
+
 static void on_database(bool up, const char *why, void *arg)
 {
 	struct watchd *self;
 	OBJ_CAST(self, arg, WATCHD_MAGIC);
 	bool had = self->database_trouble != NULL;
 	free(self->database_trouble);
-	self->database_trouble = up ? NULL : xstrdup(why);
+	self->database_trouble = up ? NULL : xasprintf("%s%s", why, remedy(why));
 	lessor_database(self->svc.lessor, up);
 	if (up && had)
 		log_info("watch.database", "the database is there again");
 	if (!up) {
-		log_limited(LOG_LEVEL_WARNING, "watch.database", "%s; changes wait, retrying", why);
+		log_limited(LOG_LEVEL_WARNING, "watch.database", "%s; changes wait, retrying",
+			self->database_trouble);
 		say_ready(self); /* it may take long */
 	}
 }

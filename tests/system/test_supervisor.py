@@ -563,6 +563,26 @@ def test_reload_enables_and_disables(make):
     assert s.wait_state("walstreamd", "UP")["pid"] != wal["pid"]
 
 
+def test_every_worker(make):
+    """All of them: the order of the stop; each reader of the ring that comes or goes, walstreamd hears of."""
+    s = make(start=False)
+    port = free_port()
+    s.write_conf(watchd=f'listeners = ( {{ url = "http://127.0.0.1:{port}"; }} );')
+    s.start("-f")
+    pid = s.wait_up()[0]["pid"]
+    s.wait_state("watchd", "UP")
+    s.write_conf()
+    rows, error = s.ask("reload")
+    assert error is None and {"worker": "watchd", "verdict": "ok", "text": "stopped"} in rows
+    assert "watchd.enabled changed" in [r for r in rows if r["worker"] == "walstreamd"][0]["text"]
+    s.write_conf(watchd=f'listeners = ( {{ url = "http://127.0.0.1:{port}"; }} );')
+    assert s.ask("reload")[1] is None
+    s.wait_state("watchd", "UP")
+    assert s.wait_state("walstreamd", "UP")["pid"] != pid
+    assert s.stop() == 0
+    assert re.findall(r"howdahd: (\w+): stopped", s.log())[-3:] == ["brokerd", "watchd", "walstreamd"]
+
+
 def test_reload_changes_listeners(make):
     s = make()
     pid = s.wait_up()[1]["pid"]

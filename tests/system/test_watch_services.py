@@ -5,6 +5,7 @@ auto compaction, SQL views, and what is answered while the database is away.
 """
 import hashlib
 import json
+import queue
 import signal
 import struct
 import subprocess
@@ -12,9 +13,10 @@ import time
 import urllib.error
 import urllib.request
 
+import grpc
 import pytest
 
-from etcd import CallError, Client, api
+from etcd import CallError, Client, api, op
 from suite import wait_until
 
 
@@ -266,6 +268,78 @@ def test_without_the_database(make_suite):
         subprocess.run(["kill", "-CONT", str(postmaster)], check=True)
     wait_until("puts are taken again", lambda: puts(client, b"b"), 60)
     assert client.get(b"a").kvs[0].value in (b"1", b"2")
+    client.close()
+
+
+def test_without_a_leader(make_suite, make_postgres):
+    """The schema is missing, then it is there, then the server is gone: who asks for a leader is told."""
+    pg = make_postgres()
+    admin = pg.connect("postgres")
+    admin.cursor().execute("CREATE DATABASE howdah")
+    admin.close()
+    s = make_suite(watchd='request_timeout = "1s";', start=False,
+                   postgres=f'mode = "external"; conninfo = "{pg.conninfo()}";')
+    s.start()
+    wait_until("watchd is up and says what is missing", lambda: "pgctl db init" in
+               s.status("watchd").get("text", "") and s.status("watchd")["state"] == "UP")
+    s.pgctl("db", "init")
+    s.wait_up()
+    client = Client(f"127.0.0.1:{s.etcd_port}")
+    wait_until("the log is loaded", lambda: puts(client, b"a"), 60)
+    asked, patient = client.watch(), client.watch()
+    asked.close()
+    asked = client.channel.stream_stream("/etcdserverpb.Watch/Watch",
+                                         request_serializer=lambda m: m.SerializeToString(),
+                                         response_deserializer=api.WatchResponse.FromString)
+    request = api.WatchRequest(create_request=api.WatchCreateRequest(key=b"a"))
+    requests = queue.Queue()
+    requests.put(request)
+    answers = asked(iter(requests.get, None), metadata=[("hasleader", "true")])
+    assert next(answers).created
+    patient.create(b"a")
+    pg.stop(signal.SIGINT)
+    with pytest.raises(grpc.RpcError) as e:
+        next(answers)
+    assert (e.value.code().name, e.value.details()) == ("UNAVAILABLE", "etcdserver: no leader")
+    requests.put(None)
+    with pytest.raises(CallError) as e:
+        client.raw("/etcdserverpb.KV/Range", api.RangeRequest(key=b"a", serializable=True).SerializeToString(),
+                   metadata=[("hasleader", "true")])
+    assert e.value.details == "etcdserver: no leader"
+    assert client.get(b"a", serializable=True).count == 1
+    status = client.call("Status")
+    assert status.leader == 0 and "etcdserver: no leader" in status.errors
+    assert client.error("MemberList").startswith("UNAVAILABLE")
+    assert not patient.ended
+    pg.start()
+    wait_until("puts are taken again", lambda: puts(client, b"a"), 60)
+    patient.wait_events(1)
+    client.close()
+
+
+def test_reload_of_limits(make_suite):
+    s = make_suite(watchd="max_txn_ops = 128;")
+    client = Client(f"127.0.0.1:{s.etcd_port}")
+
+    def large(n, start=0):
+        return [op(api.PutRequest(key=b"%d" % i, value=b"v")) for i in range(start, start + n)]
+    client.txn(success=large(128))
+    with pytest.raises(CallError) as e:
+        client.txn(success=large(129))
+    assert e.value.details == "etcdserver: too many operations in txn request"
+    pid = s.pid("watchd")
+    with open(s.conf) as f:
+        text = f.read().replace("max_txn_ops = 128;", "max_txn_ops = 5000;")
+    with open(s.conf, "w") as f:
+        f.write(text)
+    s.pgctl("reload")
+    rev = client.txn(success=large(3000)).header.revision
+    assert client.get(b"0", b"a").count == 3000 and client.get(b"2999").kvs[0].mod_revision == rev
+    with pytest.raises(CallError) as e:
+        client.txn(success=large(2000) + [op(api.DeleteRangeRequest(key=b"19", range_end=b"1A"))])
+    assert e.value.details == "etcdserver: duplicate key given in txn request"
+    client.txn(success=large(2000, 10000) + [op(api.DeleteRangeRequest(key=b"2", range_end=b"3"))])
+    assert s.pid("watchd") == pid
     client.close()
 
 
