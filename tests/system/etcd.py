@@ -287,8 +287,8 @@ def prefix_end(key):
 
 
 def kinds():
-    """The servers that a test runs on, with the same assertions."""
-    return os.environ.get("HOWDAH_ETCD_KINDS", "etcd").split(",")
+    """The servers that a test runs on, with the same assertions; HOWDAH_ETCD_KINDS chooses."""
+    return os.environ.get("HOWDAH_ETCD_KINDS", "etcd,watchd").split(",")
 
 
 class Endpoint:

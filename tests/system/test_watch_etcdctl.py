@@ -101,6 +101,15 @@ def told(server, args, text):
     return done.returncode, *out
 
 
+@pytest.fixture(scope="module")
+def server():
+    """The server under test: what etcd says stands in the stories."""
+    s = serve(kinds()[-1])
+    s.kind = kinds()[-1]
+    yield s
+    s.close()
+
+
 @pytest.fixture
 def new_pair():
     servers = [serve("etcd"), serve(kinds()[-1])]

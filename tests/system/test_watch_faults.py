@@ -21,7 +21,7 @@ from etcd import CallError, Client, Etcd, Nodes, api, kinds, op
 from suite import process_alive, wait_until
 from watch_check import KeyHistory, StreamLog, Wanted, WatchLog
 
-SECONDS = int(os.environ.get("HOWDAH_WATCH_STORM_SECONDS", 30))
+SECONDS = int(os.environ.get("HOWDAH_WATCH_STORM_SECONDS", 20))
 SEED = int(os.environ.get("HOWDAH_WATCH_STORM_SEED", time.time_ns() % 1_000_000))
 KEYS = [b"s/%d" % i for i in range(8)]
 LEASE_SECONDS = 20      # longer than any fault and its end
