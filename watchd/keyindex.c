@@ -162,21 +162,12 @@ static size_t hint_bound(const uint64_t *hint, size_t lo, size_t hi, uint64_t h)
 	return lo;
 }
 
-/* Index of the first key not below the one asked for; *ret_equal: it is that one. */
-static size_t node_bound(
+/* The same for a key whose first `skip` bytes are those of the node. For others it is anywhere, but
+ * *ret_equal is right even then. */
+static size_t hinted_bound(
 	const struct keyindex_node *n, const uint8_t *key, size_t len, bool *ret_equal)
 {
 	*ret_equal = false;
-	if (n->n_keys == 0)
-		return 0;
-	if (n->skip > 0) {
-		size_t m = len < n->skip ? len : n->skip;
-		int c = memcmp(key, n->key[0]->bytes, m);
-		if (c < 0 || (c == 0 && len < n->skip))
-			return 0;
-		if (c > 0)
-			return n->n_keys;
-	}
 	uint64_t h = hint_of(key, len, n->skip);
 	size_t lo = hint_bound(n->hint, 0, n->n_keys, h);
 	if (lo == n->n_keys || n->hint[lo] != h)
@@ -187,8 +178,7 @@ static size_t node_bound(
 	while (lo < hi) {
 		size_t mid = (lo + hi) / 2;
 		const struct keyindex_key *k = n->key[mid];
-		int c = keyindex_compare(
-			k->bytes + n->skip, k->len - n->skip, key + n->skip, len - n->skip);
+		int c = keyindex_compare(k->bytes, k->len, key, len);
 		if (c == 0) {
 			*ret_equal = true;
 			return mid;
@@ -199,6 +189,21 @@ static size_t node_bound(
 			hi = mid;
 	}
 	return lo;
+}
+
+/* Index of the first key not below the one asked for; *ret_equal: it is that one. */
+static size_t node_bound(
+	const struct keyindex_node *n, const uint8_t *key, size_t len, bool *ret_equal)
+{
+	if (n->n_keys > 0 && n->skip > 0) {
+		size_t m = len < n->skip ? len : n->skip;
+		int c = m > 0 ? memcmp(key, n->key[0]->bytes, m) : 0;
+		if (c != 0 || len < n->skip) {
+			*ret_equal = false;
+			return c > 0 ? n->n_keys : 0;
+		}
+	}
+	return hinted_bound(n, key, len, ret_equal);
 }
 
 /* ---- ways down ---- */
@@ -224,15 +229,23 @@ static struct keyindex_node *descend(
 		}
 		n = inner_of(n)->child[at];
 	}
+	/* The search will want some of these lines, and which is known late. */
+	for (size_t i = 0; i < FANOUT; i += 8)
+		__builtin_prefetch(&n->hint[i]);
 	return n;
+}
+
+/* A search for equality needs no look at what the keys have in common: one cache miss less. */
+static struct keyindex_key *leaf_find(const struct keyindex_node *n, const void *key, size_t len)
+{
+	bool equal;
+	size_t i = hinted_bound(n, key, len, &equal);
+	return equal ? n->key[i] : NULL;
 }
 
 struct keyindex_key *keyindex_find(const struct keyindex *ix, const void *key, size_t len)
 {
-	bool equal;
-	struct keyindex_node *n = descend(ix, key, len, NULL);
-	size_t i = node_bound(n, key, len, &equal);
-	return equal ? n->key[i] : NULL;
+	return leaf_find(descend(ix, key, len, NULL), key, len);
 }
 
 struct keyindex_pos keyindex_seek(const struct keyindex *ix, const void *key, size_t len)
@@ -390,12 +403,13 @@ struct keyindex_key *keyindex_insert(struct keyindex *ix, const void *key, size_
 	struct path path;
 	ASSERT(len > 0 && len < UINT32_MAX);
 	struct keyindex_node *n = descend(ix, key, len, &path);
+	struct keyindex_key *k = leaf_find(n, key, len);
+	if (k != NULL)
+		return k;
 	size_t i = node_bound(n, key, len, &equal);
-	if (equal)
-		return n->key[i];
 	if (n->n_keys == FANOUT)
 		n = make_room(ix, &path, n, &i, key, len);
-	struct keyindex_key *k = key_new(ix, key, len);
+	k = key_new(ix, key, len);
 	put_key_at(n, i, k);
 	ix->count++;
 	return k;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
- * What the store costs, without a server: loading, putting, reading, walking, a hot key, trimming;
- * memory per key. By hand: tests/bench/bench_watch_store [keys [key bytes [value bytes]]]
+ * What the store and the calls on it cost, without a server: loading, putting, reading, walking, a
+ * hot key, trimming; memory per key. By hand: tests/bench/bench_watch_store [keys [key bytes [value
+ * bytes]]]
  */
 #include "config.h"
 
@@ -13,7 +14,7 @@
 #include <unistd.h>
 
 #include "common/base/mem.h"
-#include "watchd/store.h"
+#include "watchd/kv.h"
 
 static size_t n_keys = 1000000, key_bytes = 32, value_bytes = 256;
 static char *value;
@@ -164,6 +165,95 @@ static void hash(struct store *s)
 	store_hash_end(&h);
 }
 
+static const struct kv_header header = {.cluster_id = 1, .member_id = 2, .raft_term = 3};
+
+/* As a call does it: from the request to the bytes of the answer. */
+static void kv_get_all(struct store *s)
+{
+	char *key = xmalloc(key_bytes + 24), *answer = xmalloc(value_bytes + key_bytes + 100);
+	Etcdserverpb__RangeRequest r = ETCDSERVERPB__RANGE_REQUEST__INIT;
+	double start = now_s();
+	for (size_t i = 0; i < n_keys; i++) {
+		struct kv_range *q;
+		struct store_bytes name = key_of(key, scatter(i));
+		r.key = (ProtobufCBinaryData){name.len, (uint8_t *)key};
+		if (kv_range_begin(s, &r, &header, &q) != ETCD_OK)
+			abort();
+		while (kv_range_step(q, 100)) {
+		}
+		if (kv_range_fill(q, answer, value_bytes + key_bytes + 100) != kv_range_length(q))
+			abort();
+		kv_range_end(&q);
+	}
+	say("call: get", n_keys, now_s() - start);
+	free(key);
+	free(answer);
+}
+
+static void kv_put_all(struct store *s, bool as_txn)
+{
+	char *key = xmalloc(key_bytes + 24);
+	Etcdserverpb__PutRequest r = ETCDSERVERPB__PUT_REQUEST__INIT;
+	Etcdserverpb__RequestOp op = ETCDSERVERPB__REQUEST_OP__INIT, *ops[] = {&op};
+	Etcdserverpb__Compare c = ETCDSERVERPB__COMPARE__INIT, *compares[] = {&c};
+	Etcdserverpb__TxnRequest t = ETCDSERVERPB__TXN_REQUEST__INIT;
+	struct buf out;
+	buf_init(&out, 0);
+	op.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_PUT;
+	op.request_put = &r;
+	c.result = ETCDSERVERPB__COMPARE__COMPARE_RESULT__GREATER;
+	t.n_compare = t.n_success = 1;
+	t.compare = compares;
+	t.success = ops;
+	r.value = (ProtobufCBinaryData){value_bytes, (uint8_t *)value};
+	double start = now_s();
+	for (size_t i = 0; i < n_keys; i++) {
+		struct store_bytes name = key_of(key, scatter(i));
+		r.key = c.key = (ProtobufCBinaryData){name.len, (uint8_t *)key};
+		buf_reset(&out);
+		store_begin(s);
+		if ((as_txn ? kv_check_txn(&t, 128) : kv_check_put(&r)) != ETCD_OK ||
+			(as_txn ? kv_txn(s, &t, &header, &out) : kv_put(s, &r, &header, &out)) !=
+				ETCD_OK)
+			abort();
+		store_end(s);
+		if (i % 100 == 99)
+			store_commit(s, store_head_seq(s));
+	}
+	store_commit(s, store_head_seq(s));
+	say(as_txn ? "call: txn (version > 0: put)" : "call: put", n_keys, now_s() - start);
+	buf_free(&out);
+	free(key);
+}
+
+static void kv_list(struct store *s, bool count_only)
+{
+	static uint8_t part[65536];
+	Etcdserverpb__RangeRequest r = ETCDSERVERPB__RANGE_REQUEST__INIT;
+	struct kv_range *q;
+	size_t steps = 0, bytes = 0;
+	double start = now_s(), longest = 0, at = start;
+	r.key = r.range_end = (ProtobufCBinaryData){1, (uint8_t *)""};
+	r.count_only = count_only;
+	if (kv_range_begin(s, &r, &header, &q) != ETCD_OK)
+		abort();
+	for (bool more = true; more; steps++) {
+		more = kv_range_step(q, 1000);
+		double now = now_s();
+		longest = now - at > longest ? now - at : longest;
+		at = now;
+	}
+	for (size_t n; (n = kv_range_fill(q, part, sizeof(part))) > 0; steps++) {
+		double now = now_s();
+		longest = now - at > longest ? now - at : longest;
+		at = now;
+		bytes += n;
+	}
+	kv_range_end(&q);
+	say(count_only ? "call: count" : "call: list", n_keys, now_s() - start);
+	printf("    %zu steps, the longest %.3f ms; %zu MB\n", steps, longest * 1e3, bytes >> 20);
+}
+
 static void memory(const struct store *s, size_t rss_before)
 {
 	struct store_counts c;
@@ -198,6 +288,12 @@ int main(int argc, char **argv)
 	walk(s, STORE_HEAD, "walk");
 	walk(s, loaded, "walk at an old revision");
 	hash(s);
+	compact(s);
+	kv_get_all(s);
+	kv_put_all(s, false);
+	kv_put_all(s, true);
+	kv_list(s, true);
+	kv_list(s, false);
 	compact(s);
 	double start = now_s();
 	store_free(&s);

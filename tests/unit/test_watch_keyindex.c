@@ -118,6 +118,10 @@ static void fill_and_empty(uint32_t n, int kind, int order)
 	}
 	keyindex_check(ix);
 	assert_int_equal(keyindex_count(ix), 0);
+	pos = keyindex_seek(ix, key, 3);
+	assert_null(keyindex_next(&pos));
+	assert_non_null(keyindex_insert(ix, "b", 1));
+	keyindex_check(ix);
 	keyindex_free(&ix);
 	free(sorted);
 }
