@@ -17,6 +17,8 @@
 #define RANGE_STEP_KEYS 2000
 /* Longer answers do not stand in memory. */
 #define RANGE_WHOLE_BYTES 65536
+/* But those of a Txn and a DeleteRange must: a client chooses how large they are. */
+#define EVAL_ANSWER_BYTES (256u << 20)
 
 /* ---- Range ---- */
 
@@ -120,10 +122,16 @@ void svc_range(struct grpc_call *c)
 
 /* ---- Changes ---- */
 
+static void begin_answer(struct grpc_call *c)
+{
+	buf_reset(&c->out);
+	c->out.max_bytes = EVAL_ANSWER_BYTES;
+}
+
 /* While data is known to be damaged nothing is built on it. */
 static enum etcd_error begin_eval(struct grpc_call *c, const struct store *s)
 {
-	buf_reset(&c->out);
+	begin_answer(c);
 	return store_has_alarm(s, ETCDSERVERPB__ALARM_TYPE__CORRUPT) ? ETCD_CORRUPT : ETCD_OK;
 }
 
@@ -210,7 +218,7 @@ static void txn_read(struct grpc_call *c)
 {
 	enum etcd_error err;
 
-	buf_reset(&c->out);
+	begin_answer(c);
 	err = kv_txn_read(c->svc->store, (const Etcdserverpb__TxnRequest *)c->request,
 		&c->svc->header, &c->out);
 	if (err != ETCD_OK)
