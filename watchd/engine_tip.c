@@ -152,12 +152,14 @@ static int whole_rows(const PGresult *res)
 /* Another node's row, next in order. False: it does not follow. */
 static bool apply_foreign(struct engine *e, const struct store_row *row, int64_t batch)
 {
+	if (row->seq != e->tip.seq + 1)
+		return false; /* a gap: what is in flight may have been in it, and be removed */
 	if (!list_empty(&e->flight)) {
 		if (e->n_flight > 0)
 			engine_count_loss(e);
 		engine_lose_flight(e);
 	}
-	if (row->seq != e->tip.seq + 1 || store_apply(e->store, row, false) != 0)
+	if (store_apply(e->store, row, false) != 0)
 		return false;
 	e->counts.tip_rows++;
 	if (!row->last)

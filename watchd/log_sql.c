@@ -2,9 +2,11 @@
 /*
  * The log's statements and the coding of its rows.
  *
- * Why the INSERT is exact: it inserts only if (tip.seq, tip.batch) is there, and its first row has
- * the next seq. Had anybody put an entry above the tip, the primary key refuses it (23505), or, if
- * that one is not committed yet, makes it wait until it is. ON CONFLICT would break that.
+ * Why the INSERT is exact: it inserts only if (tip.seq, tip.batch) is the newest row, and its first
+ * row has the next seq. An entry above the tip that the statement does not see yet is found by the
+ * primary key, which refuses ours (23505), or, if that one is not committed yet, makes it wait
+ * until it is. ON CONFLICT would break that. That the tip is there would not do: for a node that is
+ * late, compaction may have removed what stood above it.
  *
  * The turn: each INSERT takes the turn's lock in shared mode for its transaction, without waiting.
  * PostgreSQL's lock queue is first come, first served, and a waiter for the exclusive lock makes
@@ -75,8 +77,8 @@ static const char insert_sql[] =
 	"kind, "
 	"rev, create_rev, version, lease, arg, key, value) "
 	"WHERE (SELECT $3 OR pg_try_advisory_xact_lock_shared(" TURN ")) "
-	"AND (EXISTS (SELECT FROM howdah_watch.log t WHERE t.seq = $1 AND t.batch = $2) "
-	"OR ($1 = 0 AND NOT EXISTS (SELECT FROM howdah_watch.log)))";
+	"AND coalesce((SELECT t.seq = $1 AND t.batch = $2 FROM howdah_watch.log t "
+	"ORDER BY t.seq DESC, t.sub DESC LIMIT 1), $1 = 0)";
 
 const char log_turn_begin[] = "BEGIN";
 const char log_turn_limit[] = "SET LOCAL idle_in_transaction_session_timeout = '2s'";

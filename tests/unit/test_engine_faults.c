@@ -526,6 +526,28 @@ static void test_gap(void **state)
 	assert_int_equal(a->n_reloaded, 0);
 }
 
+/* A late node writes: its tip is there, and what stood above it was removed. */
+static void test_gap_above_the_tip(void **state)
+{
+	struct fixture *f = *state;
+	struct node *a = start_node(f, "alpha"), *b = start_node(f, "beta");
+
+	assert_int_equal(run_put(a, PUT, "kept", "v"), ETCD_OK);
+	assert_int_equal(run_read(b), ETCD_OK);
+	for (int i = 0; i < 20; i++)
+		assert_int_equal(run_put(a, PUT, "k", "new"), ETCD_OK);
+	assert_int_equal(run_put(a, COMPACT, "", "20"), ETCD_OK);
+	pg_testing_on(
+		f->pg, "DELETE FROM howdah_watch.log WHERE kind = 1 AND rev BETWEEN 3 AND 19");
+	assert_int_equal(run_put(b, PUT, "k", "newest"), ETCD_OK);
+	assert_int_equal(b->n_reloaded, 1);
+	assert_false(b->went_back);
+	assert_int_equal(store_visible_rev(engine_store(b->e)), 23);
+	assert_int_equal(run_read(a), ETCD_OK);
+	assert_string_equal(value_in(a, "k"), "newest");
+	assert_int_equal(store_visible_rev(engine_store(a->e)), 23);
+}
+
 /* A late node reads on in steps; entries are larger than a step. */
 static void test_long_tip_read(void **state)
 {
@@ -588,6 +610,7 @@ int main(void)
 		TEST(test_went_back_and_on),
 		TEST(test_emptied),
 		TEST(test_gap),
+		TEST(test_gap_above_the_tip),
 		TEST(test_long_tip_read),
 		TEST(test_free_at_any_time),
 	};
