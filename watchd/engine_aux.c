@@ -8,8 +8,10 @@
  *
  * Removal: rows by (seq, sub), as the store names them, in steps of REMOVE_ROWS; as long a rest
  * after each as it took. Rows younger than a minute stay, so that a node which is late reads them
- * rather than the whole log; the tip's entry stays, because the next batch names it. A step that is
- * lost is taken back, and tried again: removing twice is harmless.
+ * rather than the whole log, and with the first of them all behind it in the store's order: the
+ * order of `at` is not that of the log (clocks are set back, the turn is waited for), and a
+ * tombstone must not go before its put. The tip's entry stays, because the next batch names it. A
+ * step that is lost is taken back, and tried again: removing twice is harmless.
  *
  * Context: event thread.
  */
@@ -85,8 +87,9 @@ struct engine_aux {
 	bool up; /* the writer's session is there */
 	bool freed;
 	/* Removal. */
-	struct step step, young; /* under way; of it, what is too young */
-	uint64_t loads;          /* of the engine, when step was taken */
+	struct step step; /* under way */
+	size_t n_old;     /* of it, before the first that is too young */
+	uint64_t loads;   /* of the engine, when step was taken */
 	uint64_t n_deleted, begun_ms;
 	bool remove_ready, removing, deleted;
 };
@@ -344,19 +347,22 @@ void engine_rev_before(struct engine *e, const char *interval,
 /* ---- removal ---- */
 
 static const char young_name[] = "log_young", delete_name[] = "log_delete";
-static const char young_sql[] =
-	"SELECT l.seq, l.sub FROM unnest($1::bigint[], $2::int[]) AS g (seq, sub) "
-	"JOIN howdah_watch.log l ON l.seq = g.seq AND l.sub = g.sub "
-	"WHERE l.at >= now() - interval '1 minute'";
-static const char delete_sql[] =
-	"DELETE FROM howdah_watch.log l USING unnest($1::bigint[], $2::int[]) AS g (seq, sub) "
-	"WHERE l.seq = g.seq AND l.sub = g.sub AND l.at < now() - interval '1 minute'";
+#define FIRST_YOUNG                                                                                \
+	"SELECT min(y.n) FROM unnest($1::bigint[], $2::int[]) WITH ORDINALITY AS y (seq, sub, n) " \
+	"JOIN howdah_watch.log l ON l.seq = y.seq AND l.sub = y.sub "                              \
+	"WHERE l.at >= now() - interval '1 minute'"
+static const char young_sql[] = FIRST_YOUNG;
+static const char delete_sql[] = "DELETE FROM howdah_watch.log l USING unnest($1::bigint[], "
+				 "$2::int[]) WITH ORDINALITY AS g (seq, sub, n) "
+				 "WHERE l.seq = g.seq AND l.sub = g.sub "
+				 "AND g.n < coalesce((" FIRST_YOUNG "), 1000000000)";
 
-/* Takes the step's rows back; not after the log was loaded anew: that found them again. */
-static void take_back(struct engine_aux *a, const struct step *st)
+/* Takes a step's rows from the given one on back; not after the log was loaded anew: that found
+ * them again. */
+static void take_back(struct engine_aux *a, const struct step *st, size_t from)
 {
 	if (a->loads == a->e->counts.loads)
-		store_return_garbage(a->e->store, st->seqs, st->subs, st->n);
+		store_return_garbage(a->e->store, &st->seqs[from], &st->subs[from], st->n - from);
 }
 
 /* Both statements are of one transaction, so now() is the same moment. */
@@ -367,12 +373,10 @@ static void on_young(PGresult *res, void *arg)
 	OBJ_CAST(a, arg, MAGIC);
 	if (PQresultStatus(res) != PGRES_TUPLES_OK)
 		return;
-	a->young.n = (size_t)PQntuples(res);
-	ASSERT(a->young.n <= a->step.n);
-	for (size_t i = 0; i < a->young.n; i++) {
-		a->young.seqs[i] = strtoll(PQgetvalue(res, (int)i, 0), NULL, 10);
-		a->young.subs[i] = atoi(PQgetvalue(res, (int)i, 1));
-	}
+	if (PQgetisnull(res, 0, 0))
+		return;
+	a->n_old = strtoull(PQgetvalue(res, 0, 0), NULL, 10) - 1;
+	ASSERT(a->n_old < a->step.n);
 }
 
 static void on_deleted(PGresult *res, void *arg)
@@ -399,11 +403,11 @@ static void on_removed(PGresult *res, void *arg)
 		return;
 	a->removing = false;
 	if (PQresultStatus(res) != PGRES_PIPELINE_SYNC || !a->deleted) {
-		take_back(a, &a->step);
+		take_back(a, &a->step, 0);
 		ev_timer_start(&a->rest, REMOVE_YOUNG_REST_MS);
 		return;
 	}
-	take_back(a, &a->young);
+	take_back(a, &a->step, a->n_old);
 	a->e->counts.removed_rows += a->n_deleted;
 	rest = ev_now_ms() - a->begun_ms;
 	if (rest < REMOVE_REST_MIN_MS)
@@ -446,7 +450,7 @@ static void send_step(struct engine_aux *a)
 	pg_array_end(&subs, a->step.n, false);
 	a->removing = true;
 	a->deleted = false;
-	a->young.n = 0;
+	a->n_old = a->step.n;
 	a->begun_ms = ev_now_ms();
 	err = send_step_statement(a, young_name, on_young, &seqs, &subs);
 	if (err == 0)
@@ -457,7 +461,7 @@ static void send_step(struct engine_aux *a)
 	buf_free(&subs);
 	if (err != 0) { /* the connection breaks */
 		a->removing = false;
-		take_back(a, &a->step);
+		take_back(a, &a->step, 0);
 	}
 }
 
@@ -476,7 +480,7 @@ static void keep_tip(struct engine_aux *a)
 	}
 	a->step.n = n;
 	if (kept.n > 0)
-		take_back(a, &kept);
+		take_back(a, &kept, 0);
 }
 
 static void remove_some(struct engine_aux *a)

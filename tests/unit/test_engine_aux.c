@@ -96,6 +96,32 @@ static void test_compacted_at_the_end(void **state)
 	assert_int_equal(store_visible_rev(engine_store(a->e)), 5);
 }
 
+/* The order of `at` is not that of the log: a tombstone stays as long as its put does. */
+static void test_removal_keeps_order(void **state)
+{
+	static const char rows[] = "SELECT count(*) FROM howdah_watch.log WHERE kind IN (1, 2)";
+	struct fixture *f = *state;
+	struct node *a = start_node(f, "alpha");
+
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(run_put(a, PUT, "k", "v"), ETCD_OK);
+		assert_int_equal(run_put(a, DELETE_IT, "k", ""), ETCD_OK);
+	}
+	assert_int_equal(run_put(a, PUT, "k2", "v"), ETCD_OK);
+	assert_int_equal(run_put(a, COMPACT, "", "8"), ETCD_OK);
+	pg_testing_on(f->pg, "UPDATE howdah_watch.log SET at = at - interval '2 minutes' "
+			     "WHERE rev <> 4");
+	wait_until(f->loop, counts_of(a).removed_rows == 2);
+	pg_testing_run(f->loop, 1500);
+	assert_int_equal(log_count(f, rows), 5);
+	close_node(f, a);
+	a = start_node(f, "alpha");
+	assert_string_equal(value_in(a, "k"), "");
+	age_log(f);
+	wait_until(f->loop, log_count(f, rows) == 1);
+	assert_string_equal(value_in(a, "k2"), "v");
+}
+
 static void test_quota(void **state)
 {
 	struct fixture *f = *state;
@@ -415,6 +441,7 @@ int main(void)
 	cmocka_unit_test_setup_teardown(fn, engine_testing_set_up, engine_testing_tear_down)
 	const struct CMUnitTest tests[] = {
 		TEST(test_removal),
+		TEST(test_removal_keeps_order),
 		TEST(test_compacted_at_the_end),
 		TEST(test_quota),
 		TEST(test_overload),
