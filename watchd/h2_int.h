@@ -43,8 +43,10 @@
 #define H2_FRAME_ROOM (16384 + 64) /* what nghttp2 may add at once */
 #define H2_STREAM_WINDOW (1 << 20) /* what a client may send ahead: a call, … */
 #define H2_CONN_WINDOW (8 << 20)   /* … a connection */
-#define H2_TOTAL_FACTOR 8   /* all connections together: so many times the limit of one, … */
-#define H2_FAIR_BYTES 65536 /* … above which those are refused that hold more than this */
+#define H2_TOTAL_FACTOR 8        /* all connections together: so many times the limit of one, … */
+#define H2_FAIR_BYTES 65536      /* … above which those are refused that hold more than this */
+#define H2_TOTAL_STREAMS 1000000 /* calls open on all connections; … */
+#define H2_FAIR_STREAMS 100      /* … then no connection may have more than this */
 #define H2_SWEEP_MS 1000
 #define H2_FIRST_MS 20000 /* a head or preface has to be there by then */
 #define H2_LINGER_MS 2000

@@ -222,6 +222,18 @@ static const char *text(const struct h2_conn *c, size_t at)
 	return at == 0 ? NULL : (const char *)c->head.data + at;
 }
 
+/* The connection holds too much, or all of them together do and this one no small part. */
+static bool is_over_limits(const struct h2_conn *c)
+{
+	const struct h2_server *srv = c->srv;
+	size_t max = srv->limits.max_queued_bytes;
+	if (c->queued_bytes > max)
+		return true;
+	if (srv->queued_bytes / H2_TOTAL_FACTOR > max && c->queued_bytes > H2_FAIR_BYTES)
+		return true;
+	return srv->n_streams > H2_TOTAL_STREAMS && c->n_streams > H2_FAIR_STREAMS;
+}
+
 /* True: it was answered. What is asked for is not a gRPC call, or not one that we can take. */
 static bool refuse(struct h2_stream *s)
 {
@@ -229,9 +241,7 @@ static bool refuse(struct h2_stream *s)
 	const struct h2_head *h = &c->cur;
 	const struct h2_server *srv = c->srv;
 	char why[256];
-	if (c->queued_bytes > srv->limits.max_queued_bytes ||
-		(srv->queued_bytes / H2_TOTAL_FACTOR > srv->limits.max_queued_bytes &&
-			c->queued_bytes > H2_FAIR_BYTES)) {
+	if (is_over_limits(c)) {
 		h2_count(c->srv, H2_STAT_REFUSED_STREAM, 1);
 		h2_stream_reset(s, NGHTTP2_REFUSED_STREAM);
 		return true;
