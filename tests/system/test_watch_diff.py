@@ -12,13 +12,17 @@ HOWDAH_WATCH_DIFF_SEED and HOWDAH_WATCH_DIFF_SECONDS repeat a run and change its
 """
 import os
 import random
+import re
 import time
+import warnings
 
 import pytest
+from google.protobuf import text_format
+from google.protobuf.message import DecodeError
 
-from etcd import CallError, Etcd, api, kinds, serve
+from etcd import UNARY, CallError, Etcd, api, kinds, serve
 from suite import wait_until
-from watch_calls import FIRST_REVISION, Generator, LeaseOf, Rev, Step, filled
+from watch_calls import FIRST_REVISION, KEYS, Generator, LeaseOf, Rev, Step, filled
 from watch_check import KeyHistory, StreamLog, Wanted, WatchLog, facts
 
 SECONDS = int(os.environ.get("HOWDAH_WATCH_DIFF_SECONDS", 60))
@@ -56,6 +60,25 @@ class Watcher:
             if self.log.wanted.event(event) and event.kv.mod_revision >= self.log.first:
                 self.expected.append(facts(event))
         self.cursor = len(truth.events)
+
+
+def damaged(name, fields):
+    """A request with a byte changed, put in or left out, or the whole cut off, as fields["damage"] says. What
+    would end etcd is not damaged."""
+    fields = dict(fields)
+    at, what, byte = fields.pop("damage")
+    good = getattr(api, UNARY[name][1])(**fields).SerializeToString()
+    at %= len(good) or 1
+    bad = good[:at] + [bytes([byte]) + good[at + 1:], bytes([byte]) + good[at:], good[at + 1:], b""][what]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            message = getattr(api, UNARY[name][1]).FromString(bad)
+    except DecodeError:
+        return bad
+    text = text_format.MessageToString(message)
+    legal = all(int(n) < 5 for n in re.findall(r"sort_target: (-?\d+)", text)) and "ignore_" not in text
+    return bad if legal else good
 
 
 class Channel:
@@ -165,6 +188,8 @@ class Side:
             answer, seen = getattr(self, f"do_{step.do}")(step, filled(step.fields, self.resolve))
         except CallError as e:
             answer, seen = None, str(e)
+            if ": grpc: error unmarshalling request" in seen:   # what it is exactly, says each in its words
+                seen = seen[:seen.index(" request")]
         self.after[step.n] = self.revision
         return answer, seen
 
@@ -211,20 +236,18 @@ class Side:
 
     def do_create(self, step, fields):
         start = fields.get("start_revision", 0)
-        if start:
+        if start > 0:
             # A round knows nothing of what was before it, and etcd loses a deletion at the compacted revision.
             start = max(start, self.base + 1)
             fields["start_revision"] = start = start + 1 if start == self.compacted else start
             self.unsettled = True
-        compacted = 0 < start < self.compacted
-        # On streams of their own: to etcd the id of such a watcher remains in use.
-        slot = "compacted" if compacted else step.slot
-        if compacted:
-            fields.pop("watch_id", None)
-        if slot not in self.channels:
-            self.channels[slot] = Channel(self.client.watch())
-        channel = self.channels[slot]
-        watcher = Watcher(step.n, fields, compacted)
+        if step.slot not in self.channels:
+            self.channels[step.slot] = Channel(self.client.watch())
+        channel = self.channels[step.slot]
+        # While nothing has been compacted, -1 is "now".
+        watcher = Watcher(step.n, fields, start < (self.compacted or -1) and start != 0)
+        if start == -1 and not self.compacted:
+            watcher.log.wanted.start = 0
         channel.log.expect(watcher.log)
         channel.stream.create(wait=False, **fields)
         channel.wait("created", lambda: watcher.log.created)
@@ -232,6 +255,8 @@ class Side:
         self.watch_ids[step.n] = answer.watch_id
         if not answer.canceled:
             channel.watchers[answer.watch_id] = watcher
+            if watcher.compacted:
+                channel.wait("canceled", lambda: watcher.log.canceled)
         return answer, self.plain(answer)
 
     def do_cancel(self, step, fields):
@@ -243,10 +268,23 @@ class Side:
         watcher = channel.watchers.get(watch_id)
         if watcher is None:
             return None, None
-        channel.wait("canceled", lambda: watcher.log.canceled)
+        before = watcher.log.canceled
+        watcher.log.asked = True
+        channel.wait("canceled", lambda: watcher.log.canceled is not before)
         seen = [self.plain(watcher.log.canceled), self.histories(channel)]
         del channel.watchers[watch_id]
         return watcher.log.canceled, seen
+
+    def do_raw(self, step, fields):
+        """Bytes that are almost a message."""
+        self.settle()
+        answer = getattr(api, UNARY[step.name][1].replace("Request", "Response")).FromString(
+            self.client.raw(f"/etcdserverpb.KV/{step.name}", damaged(step.name, fields)))
+        self.revision = max(self.revision, answer.header.revision)
+        for kv in self.call("Range", key=b"\0", range_end=b"\0", keys_only=True).kvs:
+            if kv.key not in KEYS:      # see there
+                self.call("DeleteRange", key=kv.key)
+        return answer, self.plain(answer)
 
     def do_progress(self, step, fields):
         if step.slot not in self.channels:
@@ -351,7 +389,8 @@ def one_round(sides, seed):
             if time.monotonic() > deadline:
                 break
             step = generator.step()
-            counts[step.name or step.do] = counts.get(step.name or step.do, 0) + 1
+            kind = step.name if step.do == "call" else step.do
+            counts[kind] = counts.get(kind, 0) + 1
             yield step
         yield END
 

@@ -7,7 +7,7 @@ leases are alive, revoked or unknown.
 A step holds markers where a number depends on the run: a step taken out of the list (to make a failing
 story short) leaves the others their meaning. Left out, since etcd 3.4 is no reference for it: a sort
 target or order that does not exist (its server dies), a watch from exactly the compacted revision if that
-is a deletion (it may be lost there), negative start revisions.
+is a deletion (it may be lost there).
 """
 import dataclasses
 
@@ -52,7 +52,7 @@ class WatchOf:
 
 @dataclasses.dataclass
 class Step:
-    """do: "call", "create", "cancel", "progress", "close", "keepalive", "expire", "short"; name: the
+    """do: "call", "raw", "create", "cancel", "progress", "close", "keepalive", "expire", "short"; name: the
     call's; slot: the stream's number."""
     n: int
     do: str
@@ -125,7 +125,7 @@ class Generator:
             (1.5, self.revoke), (3, self.timetolive), (0.7, self.leases_list), (2, self.keepalive),
             (1.5, self.compact), (5, self.create), (2, self.cancel), (1, self.progress), (0.4, self.close),
             (0.5, self.hashkv), (0.3, self.alarm), (0.05, self.expire), (0.3, self.short),
-            (0.1, self.too_large)]
+            (0.1, self.too_large), (3, self.raw)]
 
     def step(self):
         self.n += 1
@@ -219,6 +219,15 @@ class Generator:
     def too_large(self):
         size = self.rnd.choice([1_500_000, 1_572_864 - 100, 1_572_864, 1_600_000])
         return self.call("Put", key=b"a", value=b"L" * size)
+
+    def raw(self):
+        """A request that the way has damaged."""
+        self.ignoring = False
+        name, fields = self.rnd.choice([
+            ("Put", self.put_fields), ("Range", self.range_fields), ("DeleteRange", self.delete_fields),
+            ("Txn", lambda: self.txn_fields(list(KEYS), 1))])
+        damage = (self.rnd.randrange(1 << 16), self.rnd.randrange(4), self.rnd.randrange(256))
+        return Step(self.n, "raw", name, fields={**fields(), "damage": damage})
 
     def compare(self):
         key, end = self.key(), b""
@@ -335,7 +344,7 @@ class Generator:
         if self.maybe(0.5):
             fields["start_revision"] = self.rnd.choice([
                 self.past, self.past, lambda: Rev(self.n - 1, self.rnd.choice([0, 1, 2, 5])),
-                lambda: Rev(0, self.rnd.randrange(1, 30))])()
+                lambda: Rev(0, self.rnd.randrange(1, 30)), lambda: self.rnd.choice([-1, -2])])()
         return Step(self.n, "create", slot=slot, fields={k: v for k, v in fields.items() if v not in (0, False, [])})
 
     def cancel(self):

@@ -49,6 +49,7 @@ class WatchLog:
     def __init__(self, wanted, name=""):
         self.wanted, self.name = wanted, name
         self.created = self.canceled = None
+        self.asked = False      # the client has said that it wants no more
         self.first = None       # where it began, once created
         self.events = []
         self.last = 0           # the last revision of which all is here
@@ -57,7 +58,9 @@ class WatchLog:
         self.keys = {}          # of the last revision: key -> what happened to it last
 
     def take(self, answer):
-        require(self.canceled is None, self.name, "got an answer after it was canceled:", answer)
+        # Its id is taken until the client, too, has cancelled what a compaction cancelled.
+        require(self.canceled is None or (self.asked and self.canceled.compact_revision and answer.canceled),
+                self.name, "got an answer after it was canceled:", answer)
         if answer.created:
             require(self.created is None and not answer.events, self.name, "created twice or with events:", answer)
             self.created = answer
@@ -133,7 +136,8 @@ class StreamLog:
                 log.created = log.canceled = answer
                 self.refused.append(answer)
                 return
-            require(answer.watch_id not in self.live or self.live[answer.watch_id].canceled,
+            old = self.live.get(answer.watch_id)
+            require(old is None or (old.canceled and (old.asked or not old.canceled.compact_revision)),
                     "watch id", answer.watch_id, "is taken")
             self.live[answer.watch_id] = log
         if answer.watch_id == -1:
