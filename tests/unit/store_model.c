@@ -213,10 +213,15 @@ static void count_alarm(const char *who, int64_t type, void *arg)
 
 static const struct state *state_at_rev(const struct model *m, int64_t rev)
 {
-	size_t i = m->committed;
-	while (i > 0 && m->state[i].rev > rev)
-		i--;
-	return &m->state[i];
+	size_t lo = 0, hi = m->committed;
+	while (lo < hi) {
+		size_t mid = (lo + hi + 1) / 2;
+		if (m->state[mid].rev > rev)
+			hi = mid - 1;
+		else
+			lo = mid;
+	}
+	return &m->state[lo];
 }
 
 static void check_events(const struct model *m, const struct store *s)
