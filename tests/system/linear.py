@@ -336,15 +336,15 @@ class Recorder:
         op.returned = time.monotonic() if op.status == "ok" else float("inf")
         return op.answer
 
-    def get(self, client, node, key, range_end=b"", serializable=False, timeout=None):
+    def get(self, client, node, key, range_end=b"", serializable=False, **options):
         """A Range, recorded as the Txn that says the same."""
-        request = api.RangeRequest(key=key, range_end=range_end, serializable=serializable)
+        request = api.RangeRequest(key=key, range_end=range_end, serializable=serializable, **options)
         op = Op(api.TxnRequest(success=[api.RequestOp(request_range=request)]), time.monotonic(), node=node,
                 serializable=serializable)
         with self.lock:
             self.ops.append(op)
         try:
-            answer = client.call("Range", request, timeout=timeout)
+            answer = client.call("Range", request)
             op.answer = api.TxnResponse(header=answer.header, succeeded=True,
                                         responses=[api.ResponseOp(response_range=answer)])
             op.status, op.returned = "ok", time.monotonic()
