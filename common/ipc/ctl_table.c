@@ -48,7 +48,7 @@ const struct ctl_command ctl_table[] = {
 		"revision --rev on"},
 	{"watch.compact", "[REVISION] [--before INTERVAL]", ROLE_WATCHD, ADMIN,
 		"drop the history before a revision, or what is older than, say, '7 days'"},
-	{"watch.status", "", ROLE_WATCHD, READ, "revision, sizes, alarms and members of the store"},
+	{"watch.status", "", ROLE_WATCHD, READ, "revision, sizes and alarms of the store"},
 	{"wal.tail",
 		"[--table NAME]... [--op LIST]... [--publication NAME]... [--from-slot] [--follow] "
 		"[--limit N]",

@@ -214,6 +214,22 @@ def test_pgctl_watch(watchd, client):
         process.stdout.close()
 
 
+def test_pgctl_watch_for_people(watchd, client):
+    start = client.put(b"people/a", b"b\x1bc").header.revision
+    client.put(b"people/\xff", b"1")
+    client.delete(b"people/a")
+    process = subprocess.Popen(watchd.pgctl_command("watch", "watch", "people/", "--prefix", "--rev", str(start)),
+                               stdout=subprocess.PIPE, text=True)
+    try:
+        assert [process.stdout.readline() for _ in range(3)] == [
+            f"{start} PUT people/a b\\x1bc\n", f"{start + 1} PUT \\x70656f706c652fff 1\n",
+            f"{start + 2} DELETE people/a\n"]
+    finally:
+        process.kill()
+        process.wait(10)
+        process.stdout.close()
+
+
 def test_pgctl_compact(watchd, client):
     rev = [client.put(b"old", str(i).encode()).header.revision for i in range(5)]
     assert watchd.rows("watch", "compact", str(rev[2]))[0]["compact_revision"] == rev[2]

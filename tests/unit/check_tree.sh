@@ -19,6 +19,7 @@ tracked=yes
 if ! [ -s "$work/all" ]; then
 	tracked=no
 	find . -type f ! -name '*.o' ! -name '*.a' ! -path '*/.deps/*' ! -path './autom4te.cache/*' \
+		! -path './build-aux/*' ! -path './m4/*' ! -name '*.pb-c.[ch]' \
 		! -path './_build/*' ! -path './_inst/*' | sed 's|^\./||' >"$work/all"
 fi
 grep -E '\.(c|h)$' "$work/all" | grep -v '^config\.h' | sort >"$work/c"
