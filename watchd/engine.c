@@ -63,19 +63,19 @@ void engine_pump_later(struct engine *e)
 		ev_defer(e->loop, &e->pump, on_pump, e);
 }
 
-static bool is_told(const struct engine *e)
+bool engine_is_told(const struct engine *e)
 {
 	return e->announced && !e->before.again;
 }
 
 bool engine_is_up(const struct engine *e)
 {
-	return e->phase == ENGINE_READY && is_told(e);
+	return e->phase == ENGINE_READY && engine_is_told(e);
 }
 
 bool engine_is_loaded(const struct engine *e)
 {
-	return e->loaded && is_told(e);
+	return e->loaded && engine_is_told(e);
 }
 
 struct store *engine_store(struct engine *e)
@@ -267,7 +267,7 @@ void engine_moved(struct engine *e)
 	if (e->freed)
 		return;
 	engine_pump(e);
-	if (e->moved && is_told(e) && e->ops.on_visible != NULL) {
+	if (e->moved && engine_is_told(e) && e->ops.on_visible != NULL) {
 		e->moved = false;
 		e->ops.on_visible(e->arg);
 	}
@@ -374,7 +374,7 @@ static void on_store_visible(const struct store_row *row, void *arg)
 		return;
 	if (row->kind == STORE_COMPACT)
 		engine_trim_later(e);
-	if (is_told(e) && e->ops.on_row != NULL)
+	if (engine_is_told(e) && e->ops.on_row != NULL)
 		e->ops.on_row(row, e->arg);
 }
 

@@ -44,6 +44,9 @@ struct engine_ops {
 	/* A row that is not PUT or DELETE became visible (store_ops.on_visible). Not while loading:
 	 * what there is then is in the store when on_loaded or on_reloaded is called. */
 	void (*on_row)(const struct store_row *row, void *arg);
+	/* The store is about to be emptied and loaded anew: nothing that it holds is to be shown
+	 * before on_reloaded (engine_is_loaded says false). */
+	void (*on_unloaded)(void *arg);
 	/* The store was emptied and loaded anew. went_back: history that was answered is gone, the
 	 * cluster id is another: every watch must be cancelled. Else only event log positions are
 	 * new: watches go on at their revision, or are cancelled as compacted. */

@@ -493,12 +493,18 @@ void engine_turn_ready(struct engine *e)
 
 /* ---- the pump ---- */
 
+/* Headers carry the cluster id: until the era is told, nothing else is evaluated. */
+static bool is_era_next(const struct engine *e)
+{
+	return list_empty(&e->flight) && !list_empty(&e->queue) && e->queue.next == &e->era.link;
+}
+
 static bool can_send(const struct engine *e)
 {
 	return !e->freed && e->phase == ENGINE_READY && e->tip_fresh == 0 && !e->again.active &&
 	       e->turn == TURN_NONE && writer_session_is_held(e->writer) &&
 	       !list_empty(&e->queue) && e->n_flight < ENGINE_FLIGHT_MAX &&
-	       e->n_wire < ENGINE_WIRE_MAX && !(e->era_busy && !list_empty(&e->flight));
+	       e->n_wire < ENGINE_WIRE_MAX && (!e->era_busy || is_era_next(e));
 }
 
 void engine_pump(struct engine *e)

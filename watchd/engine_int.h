@@ -175,6 +175,8 @@ void engine_finish_read(struct engine *e, struct engine_read *r, enum etcd_error
 /* Runs done callbacks now, or at the end of this pass. */
 void engine_run_finished(struct engine *e);
 void engine_finish_later(struct engine *e);
+/* Whoever uses the engine knows of the state that memory holds (on_loaded, on_reloaded). */
+bool engine_is_told(const struct engine *e);
 /* After `visible` may have moved: the next batch, watches, then answers. */
 void engine_moved(struct engine *e);
 /* One line for the operator; up: database there. */

@@ -245,8 +245,11 @@ static void restart_reader(struct engine *e)
 void engine_load_again(struct engine *e, const char *why)
 {
 	log_warning("engine.load", "the log and memory differ (%s); loading the log again", why);
-	if (e->announced && !e->before.again)
+	if (e->announced && !e->before.again) {
 		remember(e);
+		if (e->ops.on_unloaded != NULL)
+			e->ops.on_unloaded(e->arg);
+	}
 	engine_turn_give_up(e);
 	engine_fail_flight(e);
 	e->tip_fresh = 0;

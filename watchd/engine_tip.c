@@ -32,7 +32,7 @@
 #define RUNG_QUICK 5 /* reads without a rest */
 #define RUNG_REST_MS 20
 #define RUNG_MS 60000
-#define STEP_ROWS_MAX (1 << 20) /* of an entry that is larger than a step */
+#define STEP_ROWS_MAX (1 << 28) /* of an entry that is larger than a step */
 
 static int send_step(struct engine_pass *p);
 
@@ -54,7 +54,8 @@ static void begin(struct engine *e)
 	p->limit = STEP_ROWS;
 	e->tip_wanted = false;
 	e->counts.tip_reads++;
-	list_splice_back(&e->reads.sent, &e->reads.waiting);
+	if (engine_is_told(e)) /* else a new history may have to begin first */
+		list_splice_back(&e->reads.sent, &e->reads.waiting);
 	if (send_step(p) != 0) /* the connection breaks: engine_tip_lost follows */
 		p->failed = true;
 }
@@ -67,7 +68,8 @@ void engine_tip_want(struct engine *e)
 
 void engine_tip_begin(struct engine *e)
 {
-	if ((e->tip_wanted || !list_empty(&e->reads.waiting)) && can_begin(e))
+	if ((e->tip_wanted || (engine_is_told(e) && !list_empty(&e->reads.waiting))) &&
+		can_begin(e))
 		begin(e);
 }
 
@@ -286,7 +288,8 @@ static void on_sync(PGresult *res, void *arg)
 			engine_turn_give_up(e);
 		} else {
 			engine_tip_lost(e);
-			e->tip_wanted = e->tip_resting = true;
+			e->tip_wanted = true;
+			e->tip_resting = e->again.active;
 		}
 		return;
 	}

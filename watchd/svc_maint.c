@@ -254,7 +254,10 @@ static void hash_begin(struct grpc_call *c, int64_t rev)
 
 void svc_hash(struct grpc_call *c)
 {
-	hash_begin(c, store_visible_rev(c->svc->store));
+	if (!engine_is_loaded(c->svc->engine))
+		grpc_fail(c, ETCD_TIMEOUT);
+	else
+		hash_begin(c, store_visible_rev(c->svc->store));
 }
 
 void svc_hash_kv(struct grpc_call *c)
@@ -263,7 +266,9 @@ void svc_hash_kv(struct grpc_call *c)
 	int64_t now = store_visible_rev(c->svc->store);
 
 	c->number[0] = 1;
-	if (rev > now)
+	if (!engine_is_loaded(c->svc->engine))
+		grpc_fail(c, ETCD_TIMEOUT);
+	else if (rev > now)
 		grpc_fail(c, ETCD_FUTURE_REV);
 	else if (rev > 0 && rev <= store_compact_rev(c->svc->store))
 		grpc_fail(c, ETCD_COMPACTED);

@@ -53,8 +53,14 @@ static void on_request(struct h2_stream *s, const uint8_t *data, size_t len, voi
 		grpc_end_with(w->svc, s, GRPC_INTERNAL, GRPC_MALFORMED_MESSAGE);
 		return;
 	}
-	watch_stream_request(w->watches, r);
+	/* While the log is loaded anew nobody can say what is now: the client asks again. */
+	if (!engine_is_loaded(w->svc->engine))
+		grpc_end(w->svc, s, ETCD_TIMEOUT);
+	else
+		watch_stream_request(w->watches, r);
 	protobuf_c_message_free_unpacked(&r->base, NULL);
+	if (h2_stream_is_over(s))
+		return;
 	w->paused = queued_bytes(w) >= HIGH_BYTES;
 	h2_stream_pause(s, w->paused);
 }

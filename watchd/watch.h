@@ -69,6 +69,9 @@ void watch_stream_drained(struct watch_stream *st);
 
 /* visible has moved: gives new events to synced watchers, cancels what was compacted away. */
 void watch_feed(struct watch_set *ws);
+/* The store is about to be loaded anew: nothing is looked for in it before watch_reloaded, and no
+ * request is to be made. */
+void watch_pause(struct watch_set *ws);
 /* The store was loaded anew: all go on at their next revision from the new event log (behind), or
  * are cancelled as compacted. cancel_all: the database went back, each is cancelled with a reason.
  */

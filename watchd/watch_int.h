@@ -129,6 +129,7 @@ struct watch_set {
 	struct kv_header header;
 	struct interval_set *synced;
 	int64_t fed_rev; /* synced watchers have everything up to here */
+	bool paused;     /* the store is being loaded */
 	struct list streams, dead, runnable, progress;
 	struct ev_deferred step;
 	struct watch_round round;

@@ -131,6 +131,8 @@ static void try_progress(struct watch_set *ws)
 void watch_feed(struct watch_set *ws)
 {
 	OBJ_CHECK(ws, WATCH_SET_MAGIC);
+	if (ws->paused)
+		return;
 	bool more = feed_round(ws);
 	while (more && ws->fed_rev + 1 < store_compact_rev(ws->store)) /* invariant 6 */
 		more = feed_round(ws);
@@ -168,7 +170,8 @@ static void on_step(void *arg)
 	struct watch_set *ws;
 	OBJ_CAST(ws, arg, WATCH_SET_MAGIC);
 	watch_feed(ws);
-	catch_up(ws);
+	if (!ws->paused)
+		catch_up(ws);
 	bury_dead(ws);
 }
 
@@ -196,9 +199,16 @@ static void cancel_overtaken(struct watch_stream *st, int64_t compact_rev)
 	}
 }
 
+void watch_pause(struct watch_set *ws)
+{
+	OBJ_CHECK(ws, WATCH_SET_MAGIC);
+	ws->paused = true;
+}
+
 void watch_reloaded(struct watch_set *ws, bool cancel_all)
 {
 	OBJ_CHECK(ws, WATCH_SET_MAGIC);
+	ws->paused = false;
 	int64_t compact_rev = store_compact_rev(ws->store);
 	bool is_overtaken = ws->fed_rev + 1 < compact_rev;
 	list_for_each (it, &ws->streams) {
@@ -211,6 +221,7 @@ void watch_reloaded(struct watch_set *ws, bool cancel_all)
 	if (cancel_all)
 		ws->fed_rev = store_visible_rev(ws->store);
 	watch_feed(ws);
+	watch_set_schedule(ws);
 }
 
 void watch_get_counts(const struct watch_set *ws, struct watch_counts *ret_counts)

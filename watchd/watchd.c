@@ -93,6 +93,13 @@ static void on_row(const struct store_row *row, void *arg)
 		lessor_row(self->svc.lessor, row);
 }
 
+static void on_unloaded(void *arg)
+{
+	struct watchd *self;
+	OBJ_CAST(self, arg, WATCHD_MAGIC);
+	watch_pause(self->svc.watches);
+}
+
 static void on_reloaded(bool went_back, void *arg)
 {
 	struct watchd *self;
@@ -309,6 +316,7 @@ static void make_engine(struct watchd *self)
 	static const struct engine_ops ops = {.on_loaded = on_loaded,
 		.on_visible = on_visible,
 		.on_row = on_row,
+		.on_unloaded = on_unloaded,
 		.on_reloaded = on_reloaded,
 		.on_database = on_database};
 	char *conninfo = pgconf_conninfo(self->d->conf, self->d->run_dir);

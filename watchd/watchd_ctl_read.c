@@ -200,8 +200,8 @@ static void show_events(void *arg)
 	OBJ_CAST(w, arg, WCTL_MAGIC);
 	struct store *s = w->self->svc.store;
 	uint64_t end = store_log_end(s), pos;
-	if (w->full)
-		return;
+	if (w->full || !engine_is_loaded(w->self->svc.engine))
+		return; /* watchd_ctl_feed comes after a load, too */
 	if (w->rev < store_compact_rev(s)) {
 		wctl_fail(w, ETCD_COMPACTED);
 		return;

@@ -527,6 +527,34 @@ static void test_periodic_progress(void **state)
 	wt_close(&w);
 }
 
+/* While the log is being loaded the store has a part of it: nobody is fed from that. */
+static void test_paused(void **state)
+{
+	(void)state;
+	struct wt_world w;
+	struct wt_stream s;
+	wt_open(&w, NULL);
+	wt_stream_open(&w, &s);
+	wt_put(&w, "a", "v");
+	create(&s, "a", "", 0);
+	create(&s, "a", "", 2);
+	EXPECT(&s, "0/2: created");
+	EXPECT(&s, "1/2: created");
+	watch_pause(w.set);
+	wt_reload(&w);
+	wt_run(&w);
+	wt_put(&w, "a", "w");
+	wt_run(&w);
+	EXPECT(&s, "-");
+	watch_reloaded(w.set, false);
+	wt_run(&w);
+	EXPECT(&s, "0/3: a=w@3v2c2");
+	EXPECT(&s, "1/3: a=v@2v1c2 a=w@3v2c2");
+	EXPECT(&s, "-");
+	wt_stream_close(&s);
+	wt_close(&w);
+}
+
 static void test_reload(void **state)
 {
 	(void)state;
@@ -755,6 +783,7 @@ int main(void)
 		cmocka_unit_test(test_passed_compaction),
 		cmocka_unit_test(test_feed_before_trim),
 		cmocka_unit_test(test_periodic_progress),
+		cmocka_unit_test(test_paused),
 		cmocka_unit_test(test_reload),
 		cmocka_unit_test(test_sharing),
 		cmocka_unit_test(test_memory),
