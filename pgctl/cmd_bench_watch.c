@@ -465,14 +465,15 @@ static int bench_watch(struct bench *b, void *arg)
 	struct watch_bench *w = arg;
 	w->b = b;
 	int status = start_servers(w);
+	/* First of all: later it would take memory that is free again. */
+	if (status == PGCTL_OK)
+		status = run_watcher_memory(w);
 	if (status == PGCTL_OK)
 		status = run_fill(w);
 	if (status == PGCTL_OK)
 		status = run_operations(w);
 	if (status == PGCTL_OK)
 		status = run_events(w);
-	if (status == PGCTL_OK)
-		status = run_watcher_memory(w);
 	if (status == PGCTL_OK)
 		status = run_wal(w);
 	if (status == PGCTL_OK)
