@@ -67,18 +67,27 @@ static const struct {
 #define FIRST_ARRAY 5
 #define N_PARAMS (FIRST_ARRAY + LOG_ARRAY_COUNT)
 
-static const char insert_name[] = "log_insert";
-static const char insert_sql[] =
-	"INSERT INTO howdah_watch.log (seq, rev, batch, at, create_rev, version, lease, arg, sub, "
+#define INSERT                                                                                     \
+	"INSERT INTO howdah_watch.log (seq, rev, batch, at, create_rev, version, lease, arg, "     \
+	"sub, "                                                                                    \
 	"kind, last, node, key, value) "
+#define CONDITION                                                                                  \
+	"WHERE (SELECT $3 OR pg_try_advisory_xact_lock_shared(" TURN ")) "                         \
+	"AND coalesce((SELECT t.seq = $1 AND t.batch = $2 FROM howdah_watch.log t "                \
+	"ORDER BY t.seq DESC, t.sub DESC LIMIT 1), $1 = 0)"
+
+static const char insert_name[] = "log_insert";
+static const char insert_sql[] = INSERT
 	"SELECT u.seq, u.rev, $4, now(), u.create_rev, u.version, u.lease, u.arg, u.sub, u.kind, "
 	"u.last, $5, u.key, u.value "
 	"FROM unnest($6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) AS u (seq, sub, last, "
 	"kind, "
-	"rev, create_rev, version, lease, arg, key, value) "
-	"WHERE (SELECT $3 OR pg_try_advisory_xact_lock_shared(" TURN ")) "
-	"AND coalesce((SELECT t.seq = $1 AND t.batch = $2 FROM howdah_watch.log t "
-	"ORDER BY t.seq DESC, t.sub DESC LIMIT 1), $1 = 0)";
+	"rev, create_rev, version, lease, arg, key, value) " CONDITION;
+
+/* One row is common, and cheaper for the server without arrays. */
+static const char insert_one_name[] = "log_insert_one";
+static const char insert_one_sql[] =
+	INSERT "SELECT $6, $10, $4, now(), $11, $12, $13, $14, $7, $9, $8, $5, $15, $16 " CONDITION;
 
 const char log_turn_begin[] = "BEGIN";
 const char log_turn_limit[] = "SET LOCAL idle_in_transaction_session_timeout = '2s'";
@@ -180,13 +189,19 @@ void log_rows_free(struct log_rows *r)
 int log_prepare_insert(struct pgconn *c, pgconn_result_fn cb, void *arg)
 {
 	Oid types[N_PARAMS] = {TYPE_INT8, TYPE_INT8, TYPE_BOOL, TYPE_INT8, TYPE_TEXT};
+	int err;
 
 	for (size_t a = 0; a < LOG_ARRAY_COUNT; a++)
 		types[FIRST_ARRAY + a] = columns[a].array;
-	return pgconn_prepare(c, insert_name, insert_sql, N_PARAMS, types, cb, arg);
+	err = pgconn_prepare(c, insert_name, insert_sql, N_PARAMS, types, cb, arg);
+	for (size_t a = 0; a < LOG_ARRAY_COUNT; a++)
+		types[FIRST_ARRAY + a] = columns[a].element;
+	if (err == 0)
+		err = pgconn_prepare(c, insert_one_name, insert_one_sql, N_PARAMS, types, cb, arg);
+	return err;
 }
 
-int log_send_insert(struct pgconn *c, const struct log_rows *r, struct log_tip tip, int64_t batch,
+int log_send_insert(struct pgconn *c, struct log_rows *r, struct log_tip tip, int64_t batch,
 	const char *node, bool turn_held, pgconn_result_fn cb, void *arg)
 {
 	uint64_t numbers[] = {
@@ -196,7 +211,8 @@ int log_send_insert(struct pgconn *c, const struct log_rows *r, struct log_tip t
 		(char *)&numbers[0], (char *)&numbers[1], &held, (char *)&numbers[2], node};
 	int lengths[N_PARAMS] = {8, 8, 1, 8, (int)strlen(node)};
 	int formats[N_PARAMS];
-	struct pgconn_query q = {.sql = insert_name,
+	size_t skip = r->n == 1 ? PG_ARRAY_HEADER_BYTES + 4 : 0; /* to the only element */
+	struct pgconn_query q = {.sql = r->n == 1 ? insert_one_name : insert_name,
 		.prepared = true,
 		.n_params = N_PARAMS,
 		.values = values,
@@ -207,13 +223,13 @@ int log_send_insert(struct pgconn *c, const struct log_rows *r, struct log_tip t
 		formats[i] = 1;
 	/* A column without any value: unnest fills the shorter arrays up with NULL. */
 	for (size_t a = 0; a < LOG_ARRAY_COUNT; a++) {
-		struct buf *array = (struct buf *)&r->arrays[a];
+		struct buf *array = &r->arrays[a];
 
 		if (r->n_nulls[a] == r->n)
 			continue;
 		pg_array_end(array, r->n, r->n_nulls[a] > 0);
-		values[FIRST_ARRAY + a] = (char *)array->data;
-		lengths[FIRST_ARRAY + a] = (int)array->len_bytes;
+		values[FIRST_ARRAY + a] = (char *)array->data + skip;
+		lengths[FIRST_ARRAY + a] = (int)(array->len_bytes - skip);
 	}
 	return pgconn_query(c, &q, cb, arg);
 }

@@ -52,7 +52,7 @@ struct log_rows {
 void log_rows_add(struct log_rows *r, const struct store_row *row);
 void log_rows_free(struct log_rows *r);
 
-/* Prepares the INSERT on a writer's connection. 0 or pgconn's error; cb with the result. */
+/* Prepares the INSERTs on a writer's connection. 0 or pgconn's error; cb with the result. */
 int log_prepare_insert(struct pgconn *c, pgconn_result_fn cb, void *arg)
 	__attribute__((warn_unused_result));
 /*
@@ -61,7 +61,7 @@ int log_prepare_insert(struct pgconn *c, pgconn_result_fn cb, void *arg)
  * PQcmdTuples (0: not inserted), or an error (23505: lost to another node). turn_held: the turn is
  * ours.
  */
-int log_send_insert(struct pgconn *c, const struct log_rows *r, struct log_tip tip, int64_t batch,
+int log_send_insert(struct pgconn *c, struct log_rows *r, struct log_tip tip, int64_t batch,
 	const char *node, bool turn_held, pgconn_result_fn cb, void *arg)
 	__attribute__((warn_unused_result));
 
