@@ -43,8 +43,8 @@ const char *const log_session_setup[] = {
 	"SET max_parallel_workers_per_gather = 0",
 	"SET jit = off",
 	"SET search_path = pg_catalog, pg_temp",
-	/* A backend that was stopped between its snapshot and its first row must not go on when what
-	 * its snapshot does not show may have been removed again: that takes a minute. */
+	/* A backend that was stopped between its snapshot and its first row must not go on when
+	 * what its snapshot does not show may have been removed again: that takes a minute. */
 	"SET statement_timeout = '20s'",
 	/* From 17 on: a backend that never hears of the end of its transaction gives it up. */
 	"SELECT set_config(name, '30s', false) FROM pg_settings WHERE name = 'transaction_timeout'",
