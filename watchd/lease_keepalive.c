@@ -2,9 +2,9 @@
 /*
  * Keepalives.
  *
- *   ours, not running out -> tip read and round trip on our session, side by side -> renewed
- *        | it is not any more                                         answered with its time to
- * live
+ *   ours, not running out -> renewed, so that it does not end while this waits
+ *                         -> tip read and round trip on our session, side by side -> renewed,
+ *        | it is not any more                        answered with its time to live
  *        v
  *   else -> evaluated behind all that was submitted before: not there -> answered with 0
  *                                                           another's -> MOVE, ours from here on
@@ -112,10 +112,12 @@ void lessor_keepalive(struct lessor *l, struct lease_keepalive *k)
 	OBJ_CHECK(l, LESSOR_MAGIC);
 	k->lessor = l;
 	k->reads = k->confirms = k->evaluates = false;
-	if (find_ours(l, k->id) == NULL) {
+	struct lease_entry *entry = find_ours(l, k->id);
+	if (entry == NULL) {
 		evaluate(k);
 		return;
 	}
+	lessor_renew(l, entry); /* longer than was promised does no harm */
 	k->reads = k->confirms = true;
 	k->read = (struct engine_read){.done = on_read, .deadline_ms = k->deadline_ms};
 	k->confirm = (struct engine_read){.done = on_confirm, .deadline_ms = k->deadline_ms};

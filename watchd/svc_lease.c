@@ -2,9 +2,9 @@
 /*
  * Lease: granting and revoking are changes; how long a lease still lives only the lessor knows.
  *
- * A stream of KeepAlives has up to KEEPALIVES_MAX of them under way; then it is not read from. They
- * are answered as they come to their end, which is their order as long as no lease has to move. Its
- * end waits for those under way.
+ * A stream of KeepAlives has up to KEEPALIVES_MAX of them under way; then, or while its client
+ * takes no answers, it is not read from. They are answered as they come to their end, which is
+ * their order as long as no lease has to move. Its end waits for those under way.
  */
 #include "config.h"
 
@@ -14,6 +14,8 @@
 #include "watchd/svc.h"
 
 #define KEEPALIVES_MAX 1000
+#define KEEPALIVES_HIGH_BYTES 65536
+#define KEEPALIVES_LOW_BYTES 16384
 #define STREAM_MAGIC 0x6b616c76u
 #define PING_MAGIC 0x6b617069u
 
@@ -97,35 +99,61 @@ static bool add_key(struct store_bytes key, void *arg)
 	return true;
 }
 
-static void time_to_live(struct grpc_call *c)
+static void put_time_to_live(struct grpc_call *c, const struct store_lease *l, int64_t rev)
 {
 	const Etcdserverpb__LeaseTimeToLiveRequest *r =
 		(const Etcdserverpb__LeaseTimeToLiveRequest *)c->request;
 	Etcdserverpb__LeaseTimeToLiveResponse answer =
 		ETCDSERVERPB__LEASE_TIME_TO_LIVE_RESPONSE__INIT;
 	Etcdserverpb__ResponseHeader header;
-	struct store *s = c->svc->store;
-	const struct store_lease *l = store_lease_find(s, r->id, false);
+	int64_t left_s = lessor_remaining_s(c->svc->lessor, r->id);
 	struct key_list list = {.n = 0};
 
 	grpc_header(c->svc, &header);
+	header.revision = rev;
 	answer.header = &header;
 	answer.id = r->id;
-	answer.ttl = l != NULL ? lessor_remaining_s(c->svc->lessor, r->id) : -1;
+	/* One that was granted just now has no deadline yet. */
+	answer.ttl = l == NULL ? -1 : left_s >= 0 ? left_s : l->ttl_s;
 	answer.grantedttl = l != NULL ? l->ttl_s : 0;
 	if (l != NULL && r->keys && l->n_keys > 0) {
 		list.keys = xcalloc(l->n_keys, sizeof(*list.keys));
-		store_lease_keys(s, l, add_key, &list);
+		store_lease_keys(c->svc->store, l, add_key, &list);
 		answer.n_keys = list.n;
 		answer.keys = list.keys;
 	}
-	grpc_reply_message(c, &answer.base);
+	buf_reset(&c->out);
+	grpc_pack(&c->out, &answer.base);
 	free(list.keys);
+}
+
+static void time_to_live(struct grpc_call *c)
+{
+	struct store *s = c->svc->store;
+
+	put_time_to_live(c, store_lease_find(s, c->number[0], false), store_visible_rev(s));
+	grpc_reply(c);
+}
+
+/* Which keys are attached the store knows at the head only: answered when that is committed. */
+static enum etcd_error eval_time_to_live(struct engine_op *op, struct store *s)
+{
+	struct grpc_call *c = grpc_call_of(op);
+
+	put_time_to_live(c, store_lease_find(s, c->number[0], true), store_head_rev(s));
+	return ETCD_OK;
 }
 
 void svc_lease_time_to_live(struct grpc_call *c)
 {
-	grpc_linearize(c, time_to_live);
+	const Etcdserverpb__LeaseTimeToLiveRequest *r =
+		(const Etcdserverpb__LeaseTimeToLiveRequest *)c->request;
+
+	c->number[0] = r->id;
+	if (r->keys)
+		grpc_change(c, eval_time_to_live, false);
+	else
+		grpc_linearize(c, time_to_live);
 }
 
 struct lease_row {
@@ -199,7 +227,7 @@ struct keepalive_stream {
 	struct grpc_stream stream;
 	struct list pings;
 	size_t n_pings;
-	bool half_closed;
+	bool half_closed, paused;
 };
 
 struct keepalive {
@@ -233,6 +261,25 @@ static void send_ttl(struct keepalive_stream *ks, int64_t id, int64_t ttl_s)
 	buf_free(&out);
 }
 
+static void pause_if_busy(struct keepalive_stream *ks)
+{
+	bool busy = ks->n_pings >= KEEPALIVES_MAX ||
+		    h2_stream_queued_bytes(ks->stream.stream) >= KEEPALIVES_HIGH_BYTES;
+
+	if (busy != ks->paused)
+		h2_stream_pause(ks->stream.stream, busy);
+	ks->paused = busy;
+}
+
+static void on_pings_drained(struct h2_stream *s, void *user)
+{
+	struct keepalive_stream *ks;
+
+	(void)s;
+	OBJ_CAST(ks, user, STREAM_MAGIC);
+	pause_if_busy(ks);
+}
+
 static void on_ping_done(struct lease_keepalive *k, int64_t ttl_s, enum etcd_error err)
 {
 	struct keepalive *p = list_entry(k, struct keepalive, k);
@@ -250,8 +297,8 @@ static void on_ping_done(struct lease_keepalive *k, int64_t ttl_s, enum etcd_err
 	send_ttl(ks, id, ttl_s);
 	if (ks->half_closed && ks->n_pings == 0)
 		h2_stream_end(ks->stream.stream, GRPC_OK, NULL);
-	else if (ks->n_pings == KEEPALIVES_MAX - 1)
-		h2_stream_pause(ks->stream.stream, false);
+	else
+		pause_if_busy(ks);
 }
 
 static void on_ping(struct h2_stream *s, const uint8_t *data, size_t len, void *user)
@@ -273,8 +320,8 @@ static void on_ping(struct h2_stream *s, const uint8_t *data, size_t len, void *
 	p->k.done = on_ping_done;
 	p->k.deadline_ms = services_deadline(ks->svc);
 	list_push_back(&ks->pings, &p->link);
-	if (++ks->n_pings == KEEPALIVES_MAX)
-		h2_stream_pause(s, true);
+	ks->n_pings++;
+	pause_if_busy(ks);
 	protobuf_c_message_free_unpacked(&r->base, NULL);
 	lessor_keepalive(ks->svc->lessor, &p->k);
 }
@@ -308,8 +355,11 @@ static void on_pings_gone(struct h2_stream *s, void *user)
 
 void svc_keepalive_open(struct services *svc, struct h2_stream *s, bool leader)
 {
-	static const struct h2_call_ops ops = {
-		.on_message = on_ping, .on_half_closed = on_pings_end, .on_gone = on_pings_gone};
+	static const struct h2_call_ops ops = {.on_message = on_ping,
+		.on_half_closed = on_pings_end,
+		.on_gone = on_pings_gone,
+		.on_drained = on_pings_drained,
+		.low_bytes = KEEPALIVES_LOW_BYTES};
 	struct keepalive_stream *ks = mem_new(&mem_keepalive_stream, sizeof(*ks));
 
 	ks->magic = STREAM_MAGIC;
