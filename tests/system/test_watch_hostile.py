@@ -10,6 +10,7 @@ What is asked of errors is asked of Debian's etcd too.
 import os
 import socket
 import struct
+import time
 from contextlib import ExitStack
 
 import pytest
@@ -318,6 +319,23 @@ def test_too_many_connections(server):
         wait_until("some are closed", lambda: server.stat("over_max_connections") >= before + 50)
         server.client.put(b"alive", b"1")
     wait_until("they are gone", lambda: server.stat("connections") == 1)
+
+
+def test_silent_connections(server):
+    """Connections that say nothing, or only begin to: closed after 20 s, not before."""
+    before = server.stat("ended_idle")
+    begun = time.monotonic()
+    with ExitStack() as stack:
+        held = [stack.enter_context(connect(server, preface=False, timeout=30)) for _ in range(60)]
+        for c in held[20:40]:
+            c.send(PREFACE[:10])
+        for c in held[40:]:
+            c.send(b"GET / HTTP/1.1\r\nHost: a\r\n")
+        server.check_serves()
+        for c in held:
+            c.wait_end()
+        assert 19 < time.monotonic() - begun < 29
+    wait_until("they are counted", lambda: server.stat("ended_idle") == before + 60)
 
 
 def test_pipelined_plain_requests(server):
