@@ -220,6 +220,9 @@ void h2_stream_send_generated(
 /* What was sent and is not in the connection's output buffer yet; a generated message counts
  * nothing. */
 size_t h2_stream_queued_bytes(const struct h2_stream *s);
+/* So much waits on its connection, or on all, that new calls of it are refused: who has a queue of
+ * his own on the stream lets it become no longer. */
+bool h2_stream_is_crowded(const struct h2_stream *s);
 /* After what is queued: trailers with status and, if it is not OK, message (UTF-8, encoded here;
  * may be NULL). */
 void h2_stream_end(struct h2_stream *s, enum grpc_status status, const char *message);

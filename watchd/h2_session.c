@@ -223,13 +223,24 @@ static const char *text(const struct h2_conn *c, size_t at)
 }
 
 /* The connection holds too much, or all of them together do and this one no small part. */
-static bool is_over_limits(const struct h2_conn *c)
+static bool is_crowded(const struct h2_conn *c)
 {
 	const struct h2_server *srv = c->srv;
 	size_t max = srv->limits.max_queued_bytes;
-	if (c->queued_bytes > max)
-		return true;
-	if (srv->queued_bytes / H2_TOTAL_FACTOR > max && c->queued_bytes > H2_FAIR_BYTES)
+	return c->queued_bytes > max ||
+	       (srv->queued_bytes / H2_TOTAL_FACTOR > max && c->queued_bytes > H2_FAIR_BYTES);
+}
+
+bool h2_stream_is_crowded(const struct h2_stream *s)
+{
+	OBJ_CHECK(s, H2_STREAM_MAGIC);
+	return is_crowded(s->c);
+}
+
+static bool is_over_limits(const struct h2_conn *c)
+{
+	const struct h2_server *srv = c->srv;
+	if (is_crowded(c))
 		return true;
 	return srv->n_streams > H2_TOTAL_STREAMS && c->n_streams > H2_FAIR_STREAMS;
 }

@@ -11,9 +11,10 @@
 #include "watchd/svc.h"
 
 #define WATCH_STREAM_MAGIC 0x77737472u
-/* On a stream: above, requests are not read; below, events flow again. */
+/* On a stream: above, requests are not read; below, events flow again. A client may have many
+ * streams and take from none: when its connection is crowded, the lower one is the limit. */
 #define HIGH_BYTES (1u << 20)
-#define LOW_BYTES (256u << 10)
+#define LOW_BYTES (32u << 10)
 
 MEM_TYPE(mem_watch_call, "watch call");
 
@@ -38,7 +39,10 @@ static size_t queued_bytes(void *stream_arg)
 	struct watch_call *w;
 
 	OBJ_CAST(w, stream_arg, WATCH_STREAM_MAGIC);
-	return h2_stream_queued_bytes(w->stream.stream);
+	size_t queued = h2_stream_queued_bytes(w->stream.stream);
+	if (queued >= LOW_BYTES && queued < HIGH_BYTES && h2_stream_is_crowded(w->stream.stream))
+		return HIGH_BYTES;
+	return queued;
 }
 
 const struct watch_ops svc_watch_ops = {.send = send_response, .queued = queued_bytes};

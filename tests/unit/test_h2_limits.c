@@ -72,7 +72,9 @@ static void test_queued_limit(void **state)
 	struct call *c = peer_call(p, "/hold"), *refused;
 	peer_until(f->loop, p, f->held != NULL);
 	p->no_read = true;
+	assert_false(h2_stream_is_crowded(f->held));
 	h2_stream_send(f->held, data, sizeof(data));
+	assert_true(h2_stream_is_crowded(f->held));
 	peer_turn(f->loop, p);
 	refused = peer_call(p, "/echo");
 	peer_turn(f->loop, p);
