@@ -151,6 +151,7 @@ EXTRA_DIST += \
 	tests/system/test_watch_etcdctl.py \
 	tests/system/test_watch_faults.py \
 	tests/system/test_watch_hostile.py \
+	tests/system/test_watch_large.py \
 	tests/system/test_watch_linear.py \
 	tests/system/test_watch_nodes.py \
 	tests/system/test_watch_semantics.py \
