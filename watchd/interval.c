@@ -42,6 +42,7 @@ struct interval_node {
 			uint32_t priority;
 		} range;
 	};
+	uint32_t mark;
 };
 
 struct interval_set {
@@ -372,19 +373,23 @@ void interval_remove(struct interval_set *set, struct interval_member *m)
 		mem_free(&type_node, n);
 }
 
+struct list *interval_node_members(struct interval_node *n)
+{
+	return &n->members;
+}
+
+uint32_t *interval_node_mark(struct interval_node *n)
+{
+	return &n->mark;
+}
+
 struct matching {
 	struct store_bytes key;
-	void (*fn)(struct interval_member *m, void *arg);
+	void (*fn)(struct interval_node *n, void *arg);
 	void *arg;
 };
 
-static void match_node(const struct interval_node *n, const struct matching *w)
-{
-	list_for_each (it, &n->members)
-		w->fn(list_entry(it, struct interval_member, link), w->arg);
-}
-
-static void match_ranges(const struct interval_node *t, const struct matching *w)
+static void match_ranges(struct interval_node *t, const struct matching *w)
 {
 	while (t != NULL) {
 		struct store_bytes last = first(t->range.max)->to;
@@ -395,20 +400,39 @@ static void match_ranges(const struct interval_node *t, const struct matching *w
 		if (bytes_cmp(w->key, m->from) < 0)
 			return;
 		if (m->to.len == 0 || bytes_cmp(w->key, m->to) < 0)
-			match_node(t, w);
+			w->fn(t, w->arg);
 		t = t->range.right;
 	}
+}
+
+void interval_match_nodes(const struct interval_set *set, struct store_bytes key,
+	void (*fn)(struct interval_node *n, void *arg), void *arg)
+{
+	OBJ_CHECK(set, INTERVAL_SET_MAGIC);
+	const struct matching w = {.key = key, .fn = fn, .arg = arg};
+	if (set->n_keys > 0) {
+		struct interval_node *n = find_key(set, key, hash_key(set, key));
+		if (n != NULL)
+			fn(n, arg);
+	}
+	match_ranges(set->root, &w);
+}
+
+struct each_member {
+	void (*fn)(struct interval_member *m, void *arg);
+	void *arg;
+};
+
+static void on_node(struct interval_node *n, void *arg)
+{
+	const struct each_member *e = arg;
+	list_for_each (it, &n->members)
+		e->fn(list_entry(it, struct interval_member, link), e->arg);
 }
 
 void interval_match(const struct interval_set *set, struct store_bytes key,
 	void (*fn)(struct interval_member *m, void *arg), void *arg)
 {
-	OBJ_CHECK(set, INTERVAL_SET_MAGIC);
-	const struct matching w = {.key = key, .fn = fn, .arg = arg};
-	if (set->n_keys > 0) {
-		const struct interval_node *n = find_key(set, key, hash_key(set, key));
-		if (n != NULL)
-			match_node(n, &w);
-	}
-	match_ranges(set->root, &w);
+	struct each_member e = {.fn = fn, .arg = arg};
+	interval_match_nodes(set, key, on_node, &e);
 }

@@ -10,11 +10,13 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "common/base/list.h"
 #include "watchd/store.h"
 
 struct interval_set;
+struct interval_node;
 
 /* to.data NULL: the single key `from`; to.len 0 with data: everything from `from` on. Members of
  * the same interval share a node of the tree. */
@@ -31,6 +33,13 @@ void interval_remove(struct interval_set *set, struct interval_member *m); /* tw
 /* Calls fn for each member that contains key. O(log n + matches). */
 void interval_match(const struct interval_set *set, struct store_bytes key,
 	void (*fn)(struct interval_member *m, void *arg), void *arg);
+/* The same by nodes: all members of a node have the same interval. */
+void interval_match_nodes(const struct interval_set *set, struct store_bytes key,
+	void (*fn)(struct interval_node *n, void *arg), void *arg);
+/* Its members, by their link. Removing a member is allowed; with the last one the node goes. */
+struct list *interval_node_members(struct interval_node *n);
+/* The user's; 0 in a new node. */
+uint32_t *interval_node_mark(struct interval_node *n);
 size_t interval_count(const struct interval_set *set);
 
 #endif

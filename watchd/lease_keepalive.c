@@ -58,6 +58,10 @@ static void on_evaluated(struct engine_op *op, enum etcd_error err)
 		struct lease_entry *entry = find_ours(l, k->id);
 		if (k->ttl_s > 0 && entry != NULL)
 			lessor_renew(l, entry);
+		/* It may have been revoked right behind, by what became visible together: the
+		 * header's revision would say so, too. */
+		if (lessor_find(l, k->id) == NULL)
+			k->ttl_s = 0;
 		l->counts.moved += k->moves;
 	}
 	finish(k, err == ETCD_OK ? k->ttl_s : 0, err);

@@ -102,7 +102,10 @@ bool watch_catchup_step(struct watch_stream *st, size_t *budget)
 			rev = visible;
 		int64_t next_rev = rev + 1;
 		st->scan_rev = next_rev;
-		watch_round_flush(ws, rev, on_sent, on_missed, &next_rev);
+		watch_round_flush(ws, &(struct watch_flush){.revision = rev,
+					      .sent = on_sent,
+					      .missed = on_missed,
+					      .arg = &next_rev});
 	} else if (st->scan_rev <= visible) {
 		st->scan_rev = visible + 1;
 	}

@@ -20,7 +20,7 @@
  *     filters let it pass. next_rev only rises, and passes a revision only when all of that
  *     revision's events were sent (or were none of the watcher's).
  *  2. A response holds whole revisions, but for fragments.
- *  3. An accumulator lives within one call of watch_round_flush's caller: watcher.acc is 0 outside.
+ *  3. Groups and accumulators live within one round, from collecting to the end of flushing.
  *  4. A stream's watchers that are SCANNING or WAITING have bytes ahead of them that are queued, or
  *     the stream is on the set's runnable list.
  */
@@ -57,7 +57,6 @@ enum watch_state {
 
 struct watcher {
 	uint32_t magic;
-	uint32_t acc; /* index of its accumulator in the present round, plus 1 */
 	struct interval_member member;
 	struct list link; /* of its stream's list of its state */
 	struct watch_stream *stream;
@@ -90,13 +89,24 @@ struct watch_stream {
 	struct ev_timer progress_timer;
 };
 
-/* One watcher's share of a round. */
+/* What a watcher is sent in a round, and all that watch the same in the same way. */
 struct watch_acc {
-	struct watcher *w;
 	int64_t first_rev;
-	size_t bytes;
+	size_t bytes, n_events;
 	uint32_t first, last; /* pieces */
 	uint32_t n_pieces;
+};
+/* The watchers of an interval: kinds of those that take what the round has from its beginning on,
+ * as bits and each with its accumulator; and those that begin within the round, one by one. */
+struct watch_group {
+	struct interval_node *node;
+	uint32_t kinds;
+	uint32_t accs; /* the first kind's */
+	uint32_t late, n_late;
+};
+struct watch_late {
+	struct watcher *w;
+	struct watch_acc acc;
 };
 /* A run of encoded events. */
 struct watch_piece {
@@ -107,12 +117,16 @@ struct watch_chunk {
 	struct h2_shared *shared; /* the same bytes, once somebody refers to them */
 };
 struct watch_round {
+	struct watch_group *groups;
 	struct watch_acc *accs;
+	struct watch_late *late;
 	struct watch_piece *pieces;
 	struct watch_chunk *chunks;
 	struct h2_slice *slices;
-	size_t n_accs, cap_accs, n_pieces, cap_pieces, n_chunks, cap_chunks, cap_slices;
+	size_t n_groups, cap_groups, n_accs, cap_accs, n_late, cap_late, n_pieces, cap_pieces,
+		n_chunks, cap_chunks, cap_slices;
 	size_t bytes, matches;
+	int64_t first_rev;
 	/* The present event, and where it stands without and with the previous version. */
 	struct store_event event;
 	struct watch_piece at[2];
@@ -174,10 +188,15 @@ bool watch_catchup_step(struct watch_stream *st, size_t *budget);
 uint64_t watch_round_collect(struct watch_set *ws, const struct interval_set *index, uint64_t pos,
 	uint64_t end, size_t budget, int64_t *ret_rev);
 /* Sends what was collected, with `revision` in the header; missed is called for a watcher whose
- * stream is full, with the first revision that it was not sent, sent for the others. */
-void watch_round_flush(struct watch_set *ws, int64_t revision,
-	void (*sent)(struct watcher *w, void *arg),
-	void (*missed)(struct watcher *w, int64_t rev, void *arg), void *arg);
+ * stream is full, with the first revision that it was not sent, sent for the others. Neither may
+ * free other watchers, or touch the index but for the watcher itself. */
+struct watch_flush {
+	int64_t revision;
+	void (*sent)(struct watcher *w, void *arg);
+	void (*missed)(struct watcher *w, int64_t rev, void *arg);
+	void *arg;
+};
+void watch_round_flush(struct watch_set *ws, const struct watch_flush *f);
 void watch_round_free(struct watch_round *r);
 
 #endif

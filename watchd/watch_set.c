@@ -116,7 +116,9 @@ static bool feed_round(struct watch_set *ws)
 		pos = watch_round_collect(ws, ws->synced, pos, end, ws->options.step_events, &rev);
 		if (pos == end)
 			rev = visible;
-		watch_round_flush(ws, rev, on_sent, on_missed, NULL);
+		watch_round_flush(
+			ws, &(struct watch_flush){
+				    .revision = rev, .sent = on_sent, .missed = on_missed});
 	}
 	ws->fed_rev = rev;
 	return rev < visible;

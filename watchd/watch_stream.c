@@ -167,7 +167,6 @@ static void remove_id(struct watch_stream *st, struct watcher *w)
 void watch_free(struct watcher *w)
 {
 	OBJ_CHECK(w, WATCHER_MAGIC);
-	ASSERT(w->acc == 0); /* invariant 3 */
 	leave_state(w);
 	remove_id(w->stream, w);
 	w->magic = 0;

@@ -637,6 +637,55 @@ static void test_sharing(void **state)
 	wt_close(&w);
 }
 
+/* All kinds of watchers of one interval, each gets its own, and one that begins amid a round. */
+static void test_kinds(void **state)
+{
+	(void)state;
+	struct wt_world w;
+	struct wt_stream s;
+	wt_open(&w, &(struct watch_options){.fragment_bytes = 20});
+	wt_stream_open(&w, &s);
+	wt_put(&w, "a", "0"); /* 2 */
+	for (int i = 0; i < 16; i++) {
+		Etcdserverpb__WatchCreateRequest r = request("a", "", 0);
+		Etcdserverpb__WatchCreateRequest__FilterType filters[2];
+		r.filters = filters;
+		for (unsigned f = 0; f < 2; f++)
+			if ((i & 1 << f) != 0)
+				filters[r.n_filters++] =
+					(Etcdserverpb__WatchCreateRequest__FilterType)f;
+		r.prev_kv = (i & 4) != 0;
+		r.fragment = (i & 8) != 0;
+		wt_create(&s, &r);
+		(void)wt_next(&s);
+	}
+	create(&s, "a", "", 4);
+	(void)wt_next(&s);
+	wt_entry(&w, &(struct wt_change){"a", "1"}, 1);
+	wt_entry(&w, &(struct wt_change){"a", NULL}, 1);
+	wt_commit(&w);
+	static const char *const kinds[] = {"%d/4: a=1@3v2c2 -a@4", "%d/4: -a@4", "%d/4: a=1@3v2c2",
+		NULL, "%d/4: a=1@3v2c2(a=0@2v1c2) -a@4(a=1@3v2c2)", "%d/4: -a@4(a=1@3v2c2)",
+		"%d/4: a=1@3v2c2(a=0@2v1c2)", NULL, "%d/4: fragment a=1@3v2c2", "%d/4: -a@4",
+		"%d/4: a=1@3v2c2", NULL, "%d/4: fragment a=1@3v2c2(a=0@2v1c2)",
+		"%d/4: -a@4(a=1@3v2c2)", "%d/4: a=1@3v2c2(a=0@2v1c2)", NULL};
+	for (int i = 0; i < 16; i++) {
+		char text[80];
+		if (kinds[i] == NULL)
+			continue;
+		snprintf(text, sizeof(text), kinds[i], i);
+		EXPECT(&s, text);
+		if (i == 8)
+			EXPECT(&s, "8/4: -a@4");
+		if (i == 12)
+			EXPECT(&s, "12/4: -a@4(a=1@3v2c2)");
+	}
+	EXPECT(&s, "16/4: -a@4");
+	EXPECT(&s, "-");
+	wt_stream_close(&s);
+	wt_close(&w);
+}
+
 /* Streams and watchers cost what etcd's do, or less (350 bytes a watcher, 18 kB a stream). */
 static void test_memory(void **state)
 {
@@ -786,6 +835,7 @@ int main(void)
 		cmocka_unit_test(test_paused),
 		cmocka_unit_test(test_reload),
 		cmocka_unit_test(test_sharing),
+		cmocka_unit_test(test_kinds),
 		cmocka_unit_test(test_memory),
 		cmocka_unit_test(test_burial),
 		cmocka_unit_test(test_random),
