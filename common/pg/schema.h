@@ -2,8 +2,8 @@
 /*
  * The database schema: numbered SQL files per daemon (DATADIR/sql/<part>/<NNNN>-<what>.sql),
  * applied in order in one transaction under an advisory lock; howdah.schema_version(part, version,
- * applied_at) remembers. Parts in order: "howdah", "howdah_mqtt", "howdah_watch". Used, blocking, by the postgres
- * worker's helper process and by `pgctl db`; never from an event loop.
+ * applied_at) remembers. Parts in order: "howdah", "howdah_mqtt", "howdah_watch". Used, blocking,
+ * by the postgres worker's helper process and by `pgctl db`; never from an event loop.
  */
 #ifndef COMMON_PG_SCHEMA_H
 #define COMMON_PG_SCHEMA_H
