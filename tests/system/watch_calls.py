@@ -117,6 +117,7 @@ class Generator:
         self.compacted = 0
         self.compacted_at_put = True
         self.ignoring = True            # puts may have ignore_value and ignore_lease
+        self.leasing = True
         self.puts = []                  # steps that did nothing but put
         self.leases = []                # LeaseOf of those alive
         self.watchers = [[] for _ in range(SLOTS)]
@@ -169,7 +170,7 @@ class Generator:
 
     def lease(self):
         """0 mostly, or a lease that is alive, or one that is not."""
-        if self.maybe(0.7):
+        if self.maybe(0.7) or not self.leasing:
             return 0
         if self.leases and self.maybe(0.9):
             return self.rnd.choice(self.leases)
@@ -222,12 +223,14 @@ class Generator:
 
     def raw(self):
         """A request that the way has damaged."""
-        self.ignoring = False
+        self.ignoring = self.leasing = False    # the bytes must be the same on both sides
         name, fields = self.rnd.choice([
             ("Put", self.put_fields), ("Range", self.range_fields), ("DeleteRange", self.delete_fields),
             ("Txn", lambda: self.txn_fields(list(KEYS), 1))])
         damage = (self.rnd.randrange(1 << 16), self.rnd.randrange(4), self.rnd.randrange(256))
-        return Step(self.n, "raw", name, fields={**fields(), "damage": damage})
+        step = Step(self.n, "raw", name, fields={**fields(), "damage": damage})
+        self.leasing = True
+        return step
 
     def compare(self):
         key, end = self.key(), b""
