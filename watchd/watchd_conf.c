@@ -36,6 +36,8 @@ static const char *advertise_error(const char *url)
 {
 	char host[LISTEN_URL_HOST_MAX], port[LISTEN_URL_PORT_MAX];
 
+	if (url[0] == '\0')
+		return NULL; /* the first listener's */
 	if (strncmp(url, "http://", 7) != 0 && strncmp(url, "https://", 8) != 0)
 		return "must look like http://db1.example:2379";
 	return listen_url_parse(url, host, port);

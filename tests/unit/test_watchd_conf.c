@@ -87,6 +87,7 @@ static void test_refused(void **state)
 	expect("watchd = { listeners = ( { url = \"https://a:1\"; } ); };", "not for TLS");
 	expect("watchd = { listeners = ( { url = \"mqtt://a:1\"; } ); };", "must look like");
 	expect("watchd = { advertise_url = \"a:1\"; };", "must look like");
+	expect("watchd = { advertise_url = \"\"; };", NULL);
 	expect("watchd = { quota = \"1kB\"; };", "watchd.quota");
 	expect("watchd = { quoat = \"1GB\"; };", "quoat");
 	expect("watchd = { auto_compaction = { mode = \"often\"; }; };", "mode");
