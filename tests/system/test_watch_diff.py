@@ -31,7 +31,8 @@ ROUND = 1500
 SHRINK_SECONDS = 120
 
 REVISIONS = ("revision", "create_revision", "mod_revision", "compact_revision")
-PRESENT = ("cluster_id", "member_id", "raft_term", "memberID", "hash")
+PRESENT = ("cluster_id", "member_id", "raft_term", "memberID")
+MASKED = ("hash",)
 
 
 # How long an event or an answer may take; less while a story is made shorter.
@@ -180,6 +181,8 @@ class Side:
                 out[name] = self.plain(value)
             elif name in REVISIONS:
                 out[name] = value if value <= 0 else max(value - self.base + FIRST_REVISION, 0)
+            elif name in MASKED:
+                continue
             elif name in PRESENT:
                 out[name] = "set"
             elif name in ("lease", "ID"):
