@@ -8,7 +8,8 @@ Not compared: cluster and member ids and raft's fields (only that they are there
 Lease ids that a server chose are compared by who was granted them, a remaining time to live to a second.
 Revisions count from the start of a round: a round of ROUND steps begins with an empty store.
 
-HOWDAH_WATCH_DIFF_SEED and HOWDAH_WATCH_DIFF_SECONDS repeat a run and change its length.
+HOWDAH_WATCH_DIFF_SEED and HOWDAH_WATCH_DIFF_SECONDS repeat a run and change its length;
+HOWDAH_WATCH_DIFF_DAMAGED=3 mixes damaged requests in.
 """
 import os
 import random
