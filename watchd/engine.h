@@ -129,7 +129,8 @@ void engine_claim(struct engine *e, const char *node,
 	void (*cb)(const char *node, bool alive, enum etcd_error err, void *arg), void *arg);
 void engine_claim_end(struct engine *e, const char *node);
 
-/* VACUUM of the log, on a connection of its own; cb when it is over. */
+/* VACUUM of the log, on a connection of its own; cb when it is over. One at a time: those asked for
+ * while one runs share the next. */
 void engine_defragment(struct engine *e, void (*cb)(enum etcd_error err, void *arg), void *arg);
 
 struct engine_member {
@@ -149,7 +150,7 @@ void engine_rev_before(struct engine *e, const char *interval,
 
 struct engine_counts {
 	uint64_t batches, entries, rows, lost_batches, turns, tip_reads, tip_rows, loads,
-		in_doubt_found, in_doubt_again, removed_rows, timeouts, refused;
+		in_doubt_found, in_doubt_again, removed_rows, timeouts, refused, reads_ended;
 	uint64_t ops_waiting, bytes_waiting, reads_waiting, batches_in_flight;
 	uint64_t db_bytes; /* of the log with its index, as of the last look */
 	bool up;

@@ -31,10 +31,13 @@
 #define MAGIC 0x65617578 /* eaux */
 #define TICK_MS 1000
 #define SLOW_TICKS 5 /* size, members */
+/* A list or snapshot may go on for 10 minutes after its history was compacted. */
+#define PIN_TICKS 600
 #define REMOVE_ROWS 1000
 #define REMOVE_REST_MIN_MS 20
 #define REMOVE_YOUNG_REST_MS 5000
 #define ASK_TIMEOUT_MS 60000
+#define ASKS_MAX 1000 /* questions that wait: more are refused */
 
 MEM_TYPE(mem_aux, "engine aux");
 MEM_TYPE(mem_ask, "engine question");
@@ -48,6 +51,9 @@ struct ask {
 	struct engine_aux *aux;
 	enum ask_kind kind;
 	bool sent;
+	bool refused; /* there are too many */
+	bool rides;   /* the vacuum that another has sent is also its */
+	uint64_t since_ms;
 	void *arg;
 	struct pgconn *conn;
 	const char *sql;
@@ -80,6 +86,7 @@ struct engine_aux {
 	struct engine *e;
 	struct pgconn *ask, *remove;
 	struct list asks, claims;
+	size_t n_asks;
 	struct ev_timer tick, rest;
 	unsigned n_ticks;
 	bool registered;
@@ -99,6 +106,7 @@ struct engine_aux {
 static void free_ask(struct ask *q)
 {
 	list_remove(&q->link);
+	q->aux->n_asks--;
 	free(q->values[0]);
 	free(q->values[1]);
 	mem_free(&mem_ask, q);
@@ -107,39 +115,64 @@ static void free_ask(struct ask *q)
 /* No answer can be had. */
 static void fail_ask(struct ask *q)
 {
+	enum etcd_error err = q->refused ? ETCD_TOO_MANY_REQUESTS : ETCD_TIMEOUT;
+
 	list_remove(&q->link); /* whoever is called may ask again */
 	switch (q->kind) {
 	case ASK_MEMBERS:
-		q->cb.members(NULL, 0, ETCD_TIMEOUT, q->arg);
+		q->cb.members(NULL, 0, err, q->arg);
 		break;
 	case ASK_CLAIM:
-		q->cb.claim(q->values[0], true, ETCD_TIMEOUT, q->arg);
+		q->cb.claim(q->values[0], true, err, q->arg);
 		break;
 	case ASK_REV_BEFORE:
-		q->cb.rev_before(0, ETCD_TIMEOUT, "the database is away", q->arg);
+		q->cb.rev_before(0, err, "the database is away", q->arg);
 		break;
 	case ASK_DEFRAGMENT:
-		q->cb.defragment(ETCD_TIMEOUT, q->arg);
+		q->cb.defragment(err, q->arg);
 		break;
 	}
 	free_ask(q);
 }
 
+static bool is_hopeless(const struct engine_aux *a, const struct ask *q)
+{
+	if (q->sent)
+		return false;
+	/* A vacuum before it may take long. */
+	return !a->up || q->refused ||
+	       (q->kind != ASK_DEFRAGMENT && ev_now_ms() - q->since_ms > ENGINE_TIMEOUT_MS);
+}
+
+/* Those to which no answer will come in time. */
 static void on_fail(void *arg)
 {
 	struct engine_aux *a;
+	struct ask *hopeless;
 
 	OBJ_CAST(a, arg, MAGIC);
-	while (!a->freed && !a->up) {
-		struct ask *unsent = NULL;
-
+	do {
+		hopeless = NULL;
 		list_for_each (it, &a->asks)
-			if (!list_entry(it, struct ask, link)->sent)
-				unsent = list_entry(it, struct ask, link);
-		if (unsent == NULL)
-			return;
-		fail_ask(unsent);
+			if (is_hopeless(a, list_entry(it, struct ask, link)))
+				hopeless = list_entry(it, struct ask, link);
+		if (hopeless != NULL)
+			fail_ask(hopeless);
+	} while (hopeless != NULL && !a->freed);
+}
+
+/* One vacuum at a time: what is asked for meanwhile shares the next. */
+static bool must_wait(const struct ask *q)
+{
+	if (q->kind != ASK_DEFRAGMENT)
+		return false;
+	list_for_each (it, &q->aux->asks) {
+		const struct ask *other = list_entry(it, struct ask, link);
+
+		if (other->kind == ASK_DEFRAGMENT && other->sent)
+			return true;
 	}
+	return false;
 }
 
 /* Sends it, or leaves it until its connection is up; fails it at the end of this pass if the
@@ -149,9 +182,10 @@ static void send_ask(struct ask *q)
 	struct engine_aux *a = q->aux;
 	int n = q->values[0] == NULL ? 0 : q->values[1] == NULL ? 1 : 2;
 
-	q->sent = pgconn_simple(
-			  q->conn, q->sql, n, (const char *const *)q->values, q->on_result, q) == 0;
-	if (!a->up)
+	if (!q->refused && !must_wait(q))
+		q->sent = pgconn_simple(q->conn, q->sql, n, (const char *const *)q->values,
+				  q->on_result, q) == 0;
+	if (!a->up || q->refused)
 		ev_defer(a->e->loop, &a->fail, on_fail, a);
 }
 
@@ -178,6 +212,8 @@ static struct ask *new_ask(struct engine_aux *a, enum ask_kind kind, const char 
 	q->values[1] = value_2 != NULL ? xstrdup(value_2) : NULL;
 	q->on_result = on_result;
 	q->arg = arg;
+	q->since_ms = ev_now_ms();
+	q->refused = a->n_asks++ >= ASKS_MAX;
 	list_push_back(&a->asks, &q->link);
 	return q;
 }
@@ -505,17 +541,57 @@ static void on_rest(void *arg)
 
 /* ---- vacuum ---- */
 
-static void on_vacuumed(PGresult *res, void *arg)
+/* The first that waits is sent, the others ride with it. */
+static void vacuum_again(struct engine_aux *a)
 {
-	struct ask *q = arg;
+	struct ask *first = NULL;
 
-	if (!answered(q, res))
-		return;
-	q->cb.defragment(ETCD_OK, q->arg);
-	free_ask(q);
+	list_for_each (it, &a->asks) {
+		struct ask *q = list_entry(it, struct ask, link);
+
+		if (q->kind != ASK_DEFRAGMENT || q->sent)
+			continue;
+		if (first == NULL) {
+			first = q;
+			send_ask(q);
+		} else if (first->sent) {
+			q->sent = q->rides = true;
+		}
+	}
 }
 
-/* Behind a removal step, if one is under way; the next ones wait behind it. */
+static struct ask *next_rider(struct engine_aux *a)
+{
+	list_for_each (it, &a->asks)
+		if (list_entry(it, struct ask, link)->rides)
+			return list_entry(it, struct ask, link);
+	return NULL;
+}
+
+static void on_vacuumed(PGresult *res, void *arg)
+{
+	struct ask *q = arg, *rider;
+	struct engine_aux *a = q->aux;
+	bool ok = answered(q, res);
+
+	if (ok) {
+		q->cb.defragment(ETCD_OK, q->arg);
+		free_ask(q);
+	}
+	while (!a->freed && (rider = next_rider(a)) != NULL) {
+		rider->rides = false;
+		if (ok) {
+			rider->cb.defragment(ETCD_OK, rider->arg);
+			free_ask(rider);
+		} else {
+			fail_ask(rider);
+		}
+	}
+	if (!a->freed)
+		vacuum_again(a);
+}
+
+/* Behind a removal step, if one is under way; the next steps wait behind it. */
 void engine_defragment(struct engine *e, void (*cb)(enum etcd_error err, void *arg), void *arg)
 {
 	struct ask *q = new_ask(e->aux, ASK_DEFRAGMENT, "VACUUM (TRUNCATE) howdah_watch.log", NULL,
@@ -550,8 +626,11 @@ static void on_tick(void *arg)
 
 	OBJ_CAST(a, arg, MAGIC);
 	ev_timer_start(&a->tick, TICK_MS);
+	a->e->counts.reads_ended += store_age_pins(a->e->store, PIN_TICKS);
 	engine_trim_later(a->e); /* pins may be gone */
 	remove_some(a);
+	if (!list_empty(&a->asks))
+		ev_defer(a->e->loop, &a->fail, on_fail, a);
 	if (a->n_ticks++ % SLOW_TICKS != 0 || pgconn_get_state(a->ask) != PGCONN_UP)
 		return;
 	look_at_size(a);

@@ -195,10 +195,15 @@ void store_held(const void *held, struct store_kv *ret_kv);
 struct store_pin {
 	struct store_pin *prev, *next;
 	int64_t rev;
-	bool lost; /* store_reset came: what was read is gone */
+	bool lost; /* store_reset came, or it was too old: what was read is gone */
+	unsigned age;
 };
 void store_pin(struct store *s, struct store_pin *pin, int64_t rev);
 void store_unpin(struct store_pin *pin); /* twice is harmless */
+/* A reader that never ends must not keep history for ever. Each call ages the pins below the
+ * visible compact revision, which alone hold something back, by one; those that come to `most` are
+ * taken off and lost. Returns how many. */
+size_t store_age_pins(struct store *s, unsigned most);
 
 /* The event log: positions are counts that only grow (over trims; not over store_reset). */
 uint64_t store_log_begin(const struct store *s);             /* oldest position there is */

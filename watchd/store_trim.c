@@ -45,6 +45,20 @@ void store_unpin(struct store_pin *pin)
 	pin->prev = pin->next = NULL;
 }
 
+size_t store_age_pins(struct store *s, unsigned most)
+{
+	size_t n = 0;
+	for (struct store_pin *p = s->pins.next, *next; p != &s->pins; p = next) {
+		next = p->next;
+		if (p->rev >= s->compact_rev || ++p->age < most)
+			continue;
+		p->lost = true;
+		store_unpin(p);
+		n++;
+	}
+	return n;
+}
+
 static int64_t lowest_pin(const struct store *s)
 {
 	int64_t rev = INT64_MAX;

@@ -220,6 +220,7 @@ static void stats_of_engine(struct watchd *self)
 	stats_set(s, STAT_REMOVED, n.removed_rows);
 	stats_set(s, STAT_TIMEOUTS, n.timeouts);
 	stats_set(s, STAT_REFUSED, n.refused);
+	stats_set(s, STAT_READS_ENDED, n.reads_ended);
 	stats_set(s, STAT_OPS_WAITING, n.ops_waiting);
 	stats_set(s, STAT_READS_WAITING, n.reads_waiting);
 }

@@ -44,6 +44,9 @@
 		"changes and reads that the database did not answer in time")                      \
 	X(STAT_REFUSED, "refused", STATS_COUNTER, "", STATS_STATUS,                                \
 		"changes refused because too many waited")                                         \
+	X(STAT_READS_ENDED, "reads_ended", STATS_COUNTER, "", STATS_INFO,                          \
+		"lists and snapshots ended: still under way 10 minutes after their history was "   \
+		"compacted")                                                                       \
 	X(STAT_OPS_WAITING, "ops_waiting", STATS_GAUGE, "", STATS_STATUS,                          \
 		"changes that wait for their commit")                                              \
 	X(STAT_READS_WAITING, "reads_waiting", STATS_GAUGE, "", STATS_INFO,                        \

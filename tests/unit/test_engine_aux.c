@@ -354,6 +354,45 @@ static void test_defragment(void **state)
 	wait_until(f->loop, counts_of(a).db_bytes < 1000000);
 }
 
+static void on_counted(enum etcd_error err, void *arg)
+{
+	unsigned *n = arg;
+
+	assert_int_equal(err, ETCD_OK);
+	++*n;
+}
+
+static void on_refusable(const struct engine_member *m, size_t n, enum etcd_error err, void *arg)
+{
+	unsigned *counts = arg;
+
+	(void)m, (void)n;
+	assert_true(err == ETCD_OK || err == ETCD_TOO_MANY_REQUESTS);
+	counts[err == ETCD_OK ? 0 : 1]++;
+}
+
+/* Vacuums that are asked for together are two at most; questions are limited. */
+static void test_many_questions(void **state)
+{
+	struct fixture *f = *state;
+	struct node *a = start_node(f, "alpha");
+	unsigned n_vacuumed = 0, counts[2] = {0, 0};
+
+	for (int i = 0; i < 20; i++)
+		engine_defragment(a->e, on_counted, &n_vacuumed);
+	wait_until(f->loop, n_vacuumed == 20);
+	pg_testing_on(
+		f->pg, "SELECT pg_sleep(0.6), pg_stat_clear_snapshot()"); /* statistics come late */
+	assert_in_range(atoi(pg_testing_on(f->pg, "SELECT vacuum_count FROM pg_stat_user_tables "
+						  "WHERE relid = 'howdah_watch.log'::regclass")),
+		1, 2);
+	for (int i = 0; i < 1500; i++)
+		engine_members(a->e, on_refusable, counts);
+	wait_until(f->loop, counts[0] + counts[1] == 1500);
+	assert_int_equal(counts[0], 1000);
+	assert_int_equal(counts[1], 500);
+}
+
 static void on_confirmed(struct engine_read *r, enum etcd_error err)
 {
 	struct get *g = list_entry(r, struct get, read);
@@ -450,6 +489,7 @@ int main(void)
 		TEST(test_members),
 		TEST(test_rev_before),
 		TEST(test_defragment),
+		TEST(test_many_questions),
 		TEST(test_confirm),
 		TEST(test_drain),
 		TEST(test_drain_while_away),

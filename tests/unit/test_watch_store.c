@@ -374,6 +374,31 @@ static void test_pins(void **state)
 	assert_int_equal(store_visible_rev(s), 1);
 }
 
+static void test_old_pins(void **state)
+{
+	struct store *s = *state;
+	struct store_pin old, present;
+	put(s, "k", "1", 0);
+	put(s, "k", "2", 0);
+	put(s, "k", "3", 0);
+	commit(s);
+	store_pin(s, &old, 3);
+	store_pin(s, &present, 4);
+	assert_int_equal(store_age_pins(s, 1), 0); /* nothing is held back yet */
+	compact(s, 4);
+	assert_int_equal(store_age_pins(s, 2), 0);
+	assert_false(old.lost);
+	assert_int_equal(store_age_pins(s, 2), 1);
+	assert_true(old.lost);
+	assert_false(present.lost);
+	while (store_trim(s, 1)) {
+	}
+	assert_value(s, "k", 3, NULL);
+	assert_value(s, "k", 4, "3");
+	store_unpin(&old);
+	store_unpin(&present);
+}
+
 static void refuse(struct store *s, struct store_row row)
 {
 	int64_t seq = store_head_seq(s), rev = store_head_rev(s);
@@ -521,6 +546,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_move, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_alarms, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_pins, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_old_pins, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_malformed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_hot_key, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_hash, setup, teardown),
