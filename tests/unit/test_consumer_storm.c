@@ -207,8 +207,10 @@ static void *killer(void *arg)
 			PGresult *res = PQexec(pg, "SELECT active_pid FROM pg_replication_slots");
 			int pid = PQntuples(res) == 1 ? atoi(PQgetvalue(res, 0, 0)) : 0;
 			PQclear(res);
-			if (pid > 1)
-				(void)kill(pid, SIGKILL);
+			/* Until we were ended, too: nobody connects to a server about to go. */
+			if (pid > 1 && kill(pid, SIGKILL) == 0)
+				for (int i = 0; i < 5000 && try_sql(pg, "SELECT 1"); i++)
+					usleep(1000);
 			break;
 		}
 		case 2:
