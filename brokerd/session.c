@@ -11,7 +11,6 @@
  */
 #include "config.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +21,7 @@
 
 #include "brokerd/session.h"
 #include "common/base/err.h"
+#include "common/base/listener.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
 
@@ -37,23 +37,7 @@ const char *session_state_str(enum session_state state)
 
 const char *session_address(const struct session *s, char *out, size_t size)
 {
-	struct sockaddr_storage a = {0};
-	socklen_t len = sizeof(a);
-	char ip[INET6_ADDRSTRLEN] = "";
-	if (s->fd < 0 || getpeername(s->fd, (struct sockaddr *)&a, &len) != 0) {
-		snprintf(out, size, "?");
-	} else if (a.ss_family == AF_INET) {
-		const struct sockaddr_in *v4 = (const struct sockaddr_in *)&a;
-		inet_ntop(AF_INET, &v4->sin_addr, ip, sizeof(ip));
-		snprintf(out, size, "%s:%u", ip, ntohs(v4->sin_port));
-	} else if (a.ss_family == AF_INET6) {
-		const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&a;
-		inet_ntop(AF_INET6, &v6->sin6_addr, ip, sizeof(ip));
-		snprintf(out, size, "[%s]:%u", ip, ntohs(v6->sin6_port));
-	} else {
-		snprintf(out, size, "local");
-	}
-	return out;
+	return listener_peer(s->fd, out, size);
 }
 
 const char *session_name(const struct session *s, char *out, size_t size)

@@ -10,15 +10,14 @@
  */
 #include "config.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "common/base/err.h"
+#include "common/base/listener.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
 #include "watchd/h2_int.h"
@@ -38,23 +37,7 @@ static void conn_set_state(struct h2_conn *c, enum conn_state state)
 
 const char *h2_conn_peer(const struct h2_conn *c, char *out, size_t size)
 {
-	struct sockaddr_storage a = {0};
-	socklen_t len = sizeof(a);
-	char ip[INET6_ADDRSTRLEN] = "";
-	if (c->fd < 0 || getpeername(c->fd, (struct sockaddr *)&a, &len) != 0) {
-		snprintf(out, size, "?");
-	} else if (a.ss_family == AF_INET) {
-		const struct sockaddr_in *v4 = (const struct sockaddr_in *)&a;
-		inet_ntop(AF_INET, &v4->sin_addr, ip, sizeof(ip));
-		snprintf(out, size, "%s:%u", ip, ntohs(v4->sin_port));
-	} else if (a.ss_family == AF_INET6) {
-		const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&a;
-		inet_ntop(AF_INET6, &v6->sin6_addr, ip, sizeof(ip));
-		snprintf(out, size, "[%s]:%u", ip, ntohs(v6->sin6_port));
-	} else {
-		snprintf(out, size, "local");
-	}
-	return out;
+	return listener_peer(c->fd, out, size);
 }
 
 /* --- the end --- */

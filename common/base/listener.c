@@ -2,10 +2,12 @@
 /* Accepting connections, see listener.h. */
 #include "config.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -138,4 +140,25 @@ void listener_free(struct listener **l)
 		(void)close(gone->spare_fd);
 	free(gone->url);
 	mem_free(&mem_listener, gone);
+}
+
+const char *listener_peer(int fd, char *out, size_t size)
+{
+	struct sockaddr_storage a = {0};
+	socklen_t len = sizeof(a);
+	char ip[INET6_ADDRSTRLEN] = "";
+	if (fd < 0 || getpeername(fd, (struct sockaddr *)&a, &len) != 0) {
+		snprintf(out, size, "?");
+	} else if (a.ss_family == AF_INET) {
+		const struct sockaddr_in *v4 = (const struct sockaddr_in *)&a;
+		inet_ntop(AF_INET, &v4->sin_addr, ip, sizeof(ip));
+		snprintf(out, size, "%s:%u", ip, ntohs(v4->sin_port));
+	} else if (a.ss_family == AF_INET6) {
+		const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&a;
+		inet_ntop(AF_INET6, &v6->sin6_addr, ip, sizeof(ip));
+		snprintf(out, size, "[%s]:%u", ip, ntohs(v6->sin6_port));
+	} else {
+		snprintf(out, size, "local");
+	}
+	return out;
 }

@@ -40,4 +40,8 @@ struct listener *listener_new(
 /* Nulls *l. */
 void listener_free(struct listener **l);
 
+/* Who is at the other end of a connected socket, for the log: "127.0.0.1:4711", "[::1]:4711",
+ * "local", or "?" (it is gone, or fd is negative). Returns out. */
+const char *listener_peer(int fd, char *out, size_t size);
+
 #endif
