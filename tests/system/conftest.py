@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: PostgreSQL
 """Fixtures: a suite that a whole file shares, and makers for tests that need their own."""
 import os
+import signal
 import sys
 
 import pytest
@@ -10,6 +11,10 @@ sys.path.insert(0, os.path.dirname(__file__))
 from etcd import kinds, serve  # noqa: E402
 from suite import Postgres, Suite  # noqa: E402
 
+
+# A shell's background job ignores SIGINT, and so would every program that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _figures = []
 
