@@ -63,6 +63,10 @@ void bench_progress(const struct bench *b, const char *fmt, ...)
 /* Option key of args: 1 .. most into *value, which stays if it is not given. */
 int bench_take_number(
 	struct pgctl *p, json_t *args, const char *key, json_int_t most, json_int_t *value);
+/* Option key of args, words of names with commas between them: chosen[i] for each name that is
+ * among them; for all, if it is not given. */
+int bench_take_words(struct pgctl *p, json_t *args, const char *key, const char *const *names,
+	size_t n_names, bool *chosen);
 
 /* ---- Processes (bench_proc.c) ---------------------------------------------------------------- */
 

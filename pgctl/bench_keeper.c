@@ -74,6 +74,37 @@ int bench_take_number(
 	return PGCTL_OK;
 }
 
+static int take_word(struct pgctl *p, const char *key, const char *word, const char *const *names,
+	size_t n_names, bool *chosen)
+{
+	char hint[200] = "there are";
+	for (size_t i = 0; i < n_names; i++) {
+		if (strcmp(word, names[i]) == 0) {
+			chosen[i] = true;
+			return PGCTL_OK;
+		}
+		size_t len = strlen(hint);
+		snprintf(hint + len, sizeof(hint) - len, "%s %s", i == 0 ? "" : ",", names[i]);
+	}
+	return pgctl_fail(p, PGCTL_USAGE, hint, "--%s: there is no \"%s\"", key, word);
+}
+
+int bench_take_words(struct pgctl *p, json_t *args, const char *key, const char *const *names,
+	size_t n_names, bool *chosen)
+{
+	const char *given = json_string_value(json_object_get(args, key));
+	for (size_t i = 0; i < n_names; i++)
+		chosen[i] = given == NULL;
+	if (given == NULL)
+		return PGCTL_OK;
+	char *copy = xstrdup(given), *rest = copy, *word;
+	int status = PGCTL_OK;
+	while (status == PGCTL_OK && (word = strsep(&rest, ",")) != NULL)
+		status = take_word(p, key, word, names, n_names, chosen);
+	free(copy);
+	return status;
+}
+
 /* ---- Before ---------------------------------------------------------------------------------- */
 
 static bool has_programs(const char *bindir)

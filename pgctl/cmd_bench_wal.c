@@ -412,35 +412,16 @@ static int bench_wal(struct bench *b, void *arg)
 /* ---- The command ----------------------------------------------------------------------------- */
 
 /* "tcp,unix" */
-static int take_transports(struct pgctl *p, const char *list, bool *transports)
-{
-	char *copy = xstrdup(list), *save = NULL;
-	int status = PGCTL_OK;
-	for (char *word = strtok_r(copy, ",", &save); word != NULL && status == PGCTL_OK;
-		word = strtok_r(NULL, ",", &save)) {
-		int t = 0;
-		while (t < BENCH_TRANSPORTS && strcmp(word, bench_transport_names[t]) != 0)
-			t++;
-		if (t == BENCH_TRANSPORTS)
-			status = pgctl_fail(p, PGCTL_USAGE, "there are tcp, tls and unix",
-				"there is no transport \"%s\"", word);
-		else
-			transports[t] = true;
-	}
-	free(copy);
-	return status;
-}
-
 int cmd_bench_wal(struct pgctl *p, json_t *args)
 {
 	struct wal_bench wb = {.all = json_is_true(json_object_get(args, "all"))};
-	const char *list = json_string_value(json_object_get(args, "transport"));
 	json_int_t events = EVENTS_DEFAULT, rounds = ROUNDS_DEFAULT;
 	int status = bench_take_number(p, args, "events", EVENTS_MAX, &events);
 	if (status == PGCTL_OK)
 		status = bench_take_number(p, args, "rounds", ROUNDS_MAX, &rounds);
 	if (status == PGCTL_OK)
-		status = take_transports(p, list != NULL ? list : "tcp,tls,unix", wb.transports);
+		status = bench_take_words(p, args, "transport", bench_transport_names,
+			BENCH_TRANSPORTS, wb.transports);
 	if (status != PGCTL_OK)
 		return status;
 	wb.events = (uint64_t)events;

@@ -60,7 +60,14 @@ static const char server_settings[] = "fsync = on\n"
 
 enum server { WATCHD, ETCD, SERVERS };
 
+/* What --only names. */
+enum part { PART_MEMORY, PART_PUT, PART_RANGE, PART_WATCH, PART_EVENT, PART_WAL, PART_HELD, PARTS };
+
+static const char *const part_names[PARTS] = {
+	"memory", "put", "range", "watch", "event", "wal", "held"};
+
 struct operation {
+	enum part part;
 	const char *name;
 	enum bench_kv_op op;
 	size_t clients;
@@ -68,12 +75,12 @@ struct operation {
 };
 
 static const struct operation operations[] = {
-	{"put", BENCH_KV_PUT, 1, 1.4},
-	{"put", BENCH_KV_PUT, 100, 1.5},
-	{"put", BENCH_KV_PUT, 1000, 1.5},
-	{"range-l", BENCH_KV_RANGE_L, 1, 0},
-	{"range-l", BENCH_KV_RANGE_L, 100, 2.0},
-	{"range-s", BENCH_KV_RANGE_S, 100, 2.0},
+	{PART_PUT, "put", BENCH_KV_PUT, 1, 1.4},
+	{PART_PUT, "put", BENCH_KV_PUT, 100, 1.5},
+	{PART_PUT, "put", BENCH_KV_PUT, 1000, 1.5},
+	{PART_RANGE, "range-l", BENCH_KV_RANGE_L, 1, 0},
+	{PART_RANGE, "range-l", BENCH_KV_RANGE_L, 100, 2.0},
+	{PART_RANGE, "range-s", BENCH_KV_RANGE_S, 100, 2.0},
 };
 
 struct watch_bench {
@@ -81,7 +88,7 @@ struct watch_bench {
 	size_t rounds;
 	unsigned seconds, hold_s;
 	uint64_t keys;
-	bool all;
+	bool all, parts[PARTS];
 	struct bench_suite suite, other;
 	struct bench_kv_server servers[SERVERS];
 	PGconn *sql;
@@ -203,9 +210,15 @@ static int run_operations(struct watch_bench *w)
 {
 	int status = PGCTL_OK;
 	for (size_t i = 0; i < ARRAY_LEN(operations) && status == PGCTL_OK; i++)
-		status = run_side_by_side(w, &operations[i], operations[i].name,
-			operations[i].clients, operations[i].target);
-	return status == PGCTL_OK ? run_side_by_side(w, NULL, "watch", WATCHERS, 1.0) : status;
+		if (w->parts[operations[i].part])
+			status = run_side_by_side(w, &operations[i], operations[i].name,
+				operations[i].clients, operations[i].target);
+	return status;
+}
+
+static int run_watchers(struct watch_bench *w)
+{
+	return run_side_by_side(w, NULL, "watch", WATCHERS, 1.0);
 }
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
@@ -235,7 +248,8 @@ static int run_fill(struct watch_bench *w)
 			return status;
 		bytes[i] = (bench_kv_rss(&w->servers[i]) - before) / (double)w->keys;
 	}
-	put_bytes(w, "memory-per-key", bytes);
+	if (w->parts[PART_MEMORY])
+		put_bytes(w, "memory-per-key", bytes);
 	return PGCTL_OK;
 }
 
@@ -466,17 +480,19 @@ static int bench_watch(struct bench *b, void *arg)
 	w->b = b;
 	int status = start_servers(w);
 	/* First of all: later it would take memory that is free again. */
-	if (status == PGCTL_OK)
+	if (status == PGCTL_OK && w->parts[PART_MEMORY])
 		status = run_watcher_memory(w);
 	if (status == PGCTL_OK)
 		status = run_fill(w);
 	if (status == PGCTL_OK)
 		status = run_operations(w);
-	if (status == PGCTL_OK)
+	if (status == PGCTL_OK && w->parts[PART_WATCH])
+		status = run_watchers(w);
+	if (status == PGCTL_OK && w->parts[PART_EVENT])
 		status = run_events(w);
-	if (status == PGCTL_OK)
+	if (status == PGCTL_OK && w->parts[PART_WAL])
 		status = run_wal(w);
-	if (status == PGCTL_OK)
+	if (status == PGCTL_OK && w->parts[PART_HELD])
 		status = run_held(w);
 	if (status == PGCTL_OK && w->all)
 		status = run_large(w);
@@ -497,6 +513,9 @@ int cmd_bench_watch(struct pgctl *p, json_t *args)
 		status = bench_take_number(p, args, "keys", KEYS_MAX, &keys);
 	if (status == PGCTL_OK)
 		status = bench_take_number(p, args, "hold", HOLD_MAX_S, &hold);
+	bool parts[PARTS];
+	if (status == PGCTL_OK)
+		status = bench_take_words(p, args, "only", part_names, PARTS, parts);
 	if (status != PGCTL_OK)
 		return status;
 	struct watch_bench w = {.rounds = (size_t)rounds,
@@ -505,6 +524,7 @@ int cmd_bench_watch(struct pgctl *p, json_t *args)
 		.keys = (uint64_t)keys,
 		.all = json_is_true(json_object_get(args, "all")),
 		.verdicts = json_array()};
+	memcpy(w.parts, parts, sizeof(parts));
 	const struct bench_job job = {
 		.command = "bench watch",
 		.bindir = json_string_value(json_object_get(args, "bindir")),

@@ -422,6 +422,7 @@ static void destroy(void *arg)
 
 	OBJ_CAST(e, arg, ENGINE_MAGIC);
 	engine_drop_batches(e);
+	log_rows_free(&e->rows);
 	store_free(&e->store);
 	free(e->conninfo);
 	free(e->node);

@@ -35,16 +35,20 @@
 
 MEM_TYPE(mem_batch, "engine batch");
 
-static int64_t random_token(void)
+/* Positive. */
+static int64_t next_token(struct engine *e)
 {
-	int64_t token = 0;
+	int64_t token;
 
-	while (token == 0) {
-		ssize_t n = getrandom(&token, sizeof token, 0);
+	do {
+		if (e->n_tokens == 0) {
+			ssize_t n = getrandom(e->tokens, sizeof e->tokens, 0);
 
-		ASSERT(n == sizeof token);
-		token &= INT64_MAX;
-	}
+			ASSERT(n == sizeof e->tokens);
+			e->n_tokens = ENGINE_TOKENS;
+		}
+		token = e->tokens[--e->n_tokens] & INT64_MAX;
+	} while (token == 0);
 	return token;
 }
 
@@ -53,7 +57,6 @@ static void free_if_over(struct engine_batch *b)
 	if (b->live || b->n_answers > 0)
 		return;
 	ASSERT(list_empty(&b->ops));
-	log_rows_free(&b->rows);
 	mem_free(&mem_batch, b);
 }
 
@@ -313,7 +316,7 @@ static void on_sync(PGresult *res, void *arg)
 void engine_row_made(struct engine *e, const struct store_row *row)
 {
 	ASSERT(e->building != NULL);
-	log_rows_add(&e->building->rows, row);
+	log_rows_add(&e->rows, row);
 }
 
 static void raise_alarm(struct engine *e);
@@ -366,8 +369,9 @@ static struct engine_batch *form_batch(struct engine *e, bool turn)
 	b->base = head_tip(e);
 	list_init(&b->ops);
 	e->building = b;
+	log_rows_reset(&e->rows);
 	while (!list_empty(&e->queue) && n++ < e->max_batch_ops &&
-		b->rows.n_bytes < e->max_batch_bytes) {
+		e->rows.n_bytes < e->max_batch_bytes) {
 		struct engine_op *op = list_first(&e->queue, struct engine_op, link);
 
 		if (op->deadline_ms != 0 && op->deadline_ms <= now_ms) {
@@ -382,14 +386,14 @@ static struct engine_batch *form_batch(struct engine *e, bool turn)
 			break;
 	}
 	e->building = NULL;
-	b->n_rows = b->rows.n;
-	b->last_seq = b->n_rows > 0 ? b->rows.last_seq : b->base.seq;
-	ASSERT(b->n_rows == 0 || b->rows.first_seq == b->base.seq + 1);
+	b->n_rows = e->rows.n;
+	b->last_seq = b->n_rows > 0 ? e->rows.last_seq : b->base.seq;
+	ASSERT(b->n_rows == 0 || e->rows.first_seq == b->base.seq + 1);
 	ASSERT(b->last_seq == store_head_seq(e->store));
 	list_push_back(&e->flight, &b->link);
 	if (b->n_rows > 0) {
 		e->n_flight++;
-		b->token = random_token();
+		b->token = next_token(e);
 	} else {
 		b->tip_number = e->tip_number + 1;
 	}
@@ -412,10 +416,9 @@ static void send_batch(struct engine *e, struct engine_batch *b)
 
 	if (b->n_rows > 0) {
 		err = log_send_insert(
-			e->write, &b->rows, b->base, b->token, e->node, b->turn, on_statement, b);
+			e->write, &e->rows, b->base, b->token, e->node, b->turn, on_statement, b);
 		if (err == 0)
 			add_answer(b);
-		log_rows_free(&b->rows);
 	}
 	if (err == 0 && b->turn)
 		err = send_statement(e, b, "COMMIT");

@@ -23,6 +23,7 @@
 #define ENGINE_WIRE_MAX 8 /* unanswered, with those that are lost already */
 #define ENGINE_TIMEOUT_MS 10000
 #define ENGINE_KNOWN 256
+#define ENGINE_TOKENS 32 /* 256 bytes: getrandom gives so many at once, or none */
 #define ENGINE_LOSSES_FOR_TURN 2
 #define ENGINE_ALARM_NOSPACE 1
 
@@ -43,9 +44,8 @@ enum engine_op_state { OP_NONE, OP_WAITING, OP_IN_BATCH, OP_FINISHED };
 struct engine_batch {
 	struct list link; /* of flight, while live */
 	struct engine *owner;
-	struct log_rows rows; /* freed when sent */
-	size_t n_rows;        /* 0: a proof */
-	struct log_tip base;  /* evaluated on */
+	size_t n_rows;       /* 0: a proof */
+	struct log_tip base; /* evaluated on */
 	int64_t token, last_seq;
 	struct list ops;
 	size_t n_ops;
@@ -116,6 +116,9 @@ struct engine {
 	size_t n_flight;    /* of them with rows */
 	size_t n_wire;
 	struct engine_batch *building;
+	struct log_rows rows;          /* its rows, until they are sent */
+	int64_t tokens[ENGINE_TOKENS]; /* drawn and not used: the last n_tokens */
+	size_t n_tokens;
 	struct log_tip tip; /* committed */
 	struct log_tip known[ENGINE_KNOWN];
 	size_t n_known;

@@ -26,6 +26,8 @@
 #include "common/pg/pg_array.h"
 #include "watchd/log_sql.h"
 
+#define KEEP_BYTES (1 << 20) /* of an array, from one batch to the next */
+
 #define TYPE_BOOL 16
 #define TYPE_BYTEA 17
 #define TYPE_INT8 20
@@ -182,11 +184,23 @@ void log_rows_add(struct log_rows *r, const struct store_row *row)
 		put_null(r, LOG_VALUE);
 }
 
+void log_rows_reset(struct log_rows *r)
+{
+	for (size_t a = 0; a < LOG_ARRAY_COUNT; a++) {
+		if (r->arrays[a].cap_bytes > KEEP_BYTES)
+			buf_free(&r->arrays[a]);
+		else
+			buf_reset(&r->arrays[a]);
+		r->n_nulls[a] = 0;
+	}
+	r->n = r->n_bytes = 0;
+	r->first_seq = r->last_seq = 0;
+}
+
 void log_rows_free(struct log_rows *r)
 {
 	for (size_t a = 0; a < LOG_ARRAY_COUNT; a++)
 		buf_free(&r->arrays[a]);
-	memset(r, 0, sizeof *r);
 }
 
 int log_prepare_insert(struct pgconn *c, pgconn_result_fn cb, void *arg)

@@ -41,7 +41,7 @@ enum log_array {
 	LOG_ARRAY_COUNT
 };
 
-/* Rows of a batch as arrays. Zero it before the first use; log_rows_free keeps it usable. */
+/* Rows of a batch as arrays. Zero it before the first use. */
 struct log_rows {
 	struct buf arrays[LOG_ARRAY_COUNT];
 	size_t n_nulls[LOG_ARRAY_COUNT];
@@ -50,6 +50,8 @@ struct log_rows {
 };
 
 void log_rows_add(struct log_rows *r, const struct store_row *row);
+/* Empty again; memory of an ordinary batch is kept. */
+void log_rows_reset(struct log_rows *r);
 void log_rows_free(struct log_rows *r);
 
 /* Prepares the INSERTs on a writer's connection. 0 or pgconn's error; cb with the result. */

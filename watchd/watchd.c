@@ -248,6 +248,17 @@ static void stats_of_clients(struct watchd *self)
 	stats_set(s, STAT_LEASES_MOVED, l.moved);
 }
 
+static void stats_of_loop(struct watchd *self)
+{
+	struct stats *s = self->d->stats;
+	struct ev_poll_counts n;
+
+	ev_loop_get_poll_counts(self->d->loop, &n);
+	stats_set(s, STAT_BUSY_POLLS, n.polls);
+	stats_set(s, STAT_BUSY_POLLS_CAUGHT, n.caught);
+	stats_set(s, STAT_BUSY_POLLS_YIELDED, n.yielded);
+}
+
 static void stats_of_feed(struct watchd *self, const struct feed_counts *n)
 {
 	struct stats *s = self->d->stats;
@@ -302,6 +313,7 @@ static void on_tick(void *arg)
 	stats_of_store(self);
 	stats_of_engine(self);
 	stats_of_clients(self);
+	stats_of_loop(self);
 	stats_of_feed(self, &feed);
 	say_status(self, &feed);
 	look_at_leader(self);
@@ -373,6 +385,7 @@ static int watchd_init(struct daemon *d)
 	(void)proc_raise_nofile(); /* what it comes to shows when descriptors run out */
 	watchd_conf_get(d->conf, &self->conf);
 	list_init(&self->ctl_requests);
+	ev_loop_set_busy_poll(d->loop, self->conf.busy_poll_us);
 	make_services(self);
 	make_server(self);
 	self->compactor = compactor_new(&self->svc);
@@ -390,6 +403,7 @@ static int watchd_reload(struct daemon *d, const struct conf *next, const char *
 	watchd_conf_get(next, &self->conf);
 	struct h2_limits limits = limits_of(&self->conf);
 	h2_server_set_limits(self->server, &limits);
+	ev_loop_set_busy_poll(d->loop, self->conf.busy_poll_us);
 	return 0;
 }
 

@@ -177,6 +177,14 @@ const struct conf_row watchd_conf_rows[] = {
 		.reload = CONF_WORKER,
 		.help = "how often a quiet watch that asked for it hears of the revision it has "
 			"reached"},
+	{.path = "watchd.busy_poll_us",
+		.type = CONF_INT,
+		.min = 0,
+		.max = 10000,
+		.def = "500",
+		.reload = CONF_LIVE,
+		.help = "microseconds that it looks for an event that is expected soon before it "
+			"sleeps, unless others want the CPU; 0: sleep at once"},
 	{.path = NULL},
 };
 
@@ -225,6 +233,7 @@ void watchd_conf_get(const struct conf *conf, struct watchd_conf *ret_wc)
 		.max_waiting_bytes = (uint64_t)conf_int(conf, "watchd.max_waiting_bytes"),
 		.request_timeout_ms = (uint32_t)conf_int(conf, "watchd.request_timeout"),
 		.progress_interval_ms = (uint32_t)conf_int(conf, "watchd.progress_interval"),
+		.busy_poll_us = (uint32_t)conf_int(conf, "watchd.busy_poll_us"),
 	};
 }
 

@@ -30,6 +30,7 @@ struct watchd_conf {
 	uint64_t max_waiting_bytes;
 	uint32_t request_timeout_ms;
 	uint32_t progress_interval_ms;
+	uint32_t busy_poll_us;
 };
 
 void watchd_conf_get(const struct conf *conf, struct watchd_conf *ret_wc);

@@ -77,6 +77,12 @@
 		"compactions by watchd.auto_compaction")                                           \
 	X(STAT_UNKNOWN_METHOD, "unknown_method", STATS_COUNTER, "", STATS_INFO,                    \
 		"calls of methods that are not served")                                            \
+	X(STAT_BUSY_POLLS, "busy_polls", STATS_COUNTER, "", STATS_INFO,                            \
+		"times that the loop looked on instead of sleeping (watchd.busy_poll_us)")         \
+	X(STAT_BUSY_POLLS_CAUGHT, "busy_polls_caught", STATS_COUNTER, "", STATS_INFO,              \
+		"of these: an event came")                                                         \
+	X(STAT_BUSY_POLLS_YIELDED, "busy_polls_yielded", STATS_COUNTER, "", STATS_INFO,            \
+		"of these: given up because another thread wanted the CPU")                        \
 	X(STAT_FEED_RECORDS, "feed_records", STATS_COUNTER, "", STATS_INFO,                        \
 		"records taken from the ring")                                                     \
 	X(STAT_FEED_BELLS, "feed_bells", STATS_COUNTER, "", STATS_INFO,                            \

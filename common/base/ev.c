@@ -15,6 +15,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <time.h>
 
@@ -34,6 +35,13 @@ struct ev_loop {
 	bool stop;
 	unsigned rest_us; /* before the next poll; 0: none */
 	uint64_t n_slow;
+	unsigned n_called; /* callbacks of events in this wait */
+	uint64_t woken_us; /* when the first of them began */
+	/* Busy polling. */
+	unsigned poll_us;
+	unsigned n_quick; /* waits in a row that it would have paid for */
+	uint64_t poll_after_us;
+	struct ev_poll_counts poll_counts;
 	size_t n_active; /* descriptor events and timers, invariant 3 */
 };
 
@@ -72,6 +80,15 @@ struct ev_loop *ev_loop_new(void)
 	event_config_free(config);
 	ASSERT(loop->base != NULL);
 	return loop;
+}
+
+/* The beginning of an event's callback: when it is. */
+static uint64_t note_call(struct ev_loop *loop)
+{
+	uint64_t start_us = ev_now_us();
+	if (loop->n_called++ == 0)
+		loop->woken_us = start_us;
+	return start_us;
 }
 
 /* The end of a callback that began at start_us. */
@@ -139,17 +156,76 @@ static void rest(struct ev_loop *loop)
 	(void)nanosleep(&ts, NULL); /* a signal may end it early: then something is to be done */
 }
 
+static void look(struct ev_loop *loop, int flags)
+{
+	int rc = event_base_loop(loop->base, EVLOOP_ONCE | EVLOOP_NO_EXIT_ON_EMPTY | flags);
+	ASSERT(rc >= 0);
+}
+
+/* True: an event came, and its callback has run. */
+static bool busy_poll(struct ev_loop *loop, uint64_t start_us)
+{
+	(void)sched_yield();
+	uint64_t now_us = ev_now_us();
+	loop->poll_counts.polls++;
+	if (now_us - start_us > EV_POLL_YIELD_US) {
+		loop->poll_counts.yielded++;
+		loop->poll_after_us = now_us + EV_POLL_REST_MS * 1000;
+		return false;
+	}
+	do {
+		look(loop, EVLOOP_NONBLOCK);
+		if (loop->n_called > 0) {
+			loop->poll_counts.caught++;
+			return true;
+		}
+	} while (ev_now_us() - start_us < loop->poll_us);
+	return false;
+}
+
+/* Until an event came. */
+static void await(struct ev_loop *loop)
+{
+	if (loop->poll_us == 0) {
+		look(loop, 0);
+		return;
+	}
+	uint64_t start_us = ev_now_us();
+	bool pays = loop->n_quick >= EV_POLL_AFTER && start_us >= loop->poll_after_us;
+	loop->n_called = 0;
+	if (!pays || !busy_poll(loop, start_us))
+		look(loop, 0);
+	if (loop->n_called == 1 && loop->woken_us - start_us < loop->poll_us)
+		loop->n_quick++;
+	else
+		loop->n_quick = 0;
+}
+
 void ev_loop_once(struct ev_loop *loop, bool may_block)
 {
 	OBJ_CHECK(loop, EV_LOOP_MAGIC);
 	if (loop->rest_us != 0 && !loop->stop)
 		rest(loop);
-	int flags = EVLOOP_ONCE | EVLOOP_NO_EXIT_ON_EMPTY;
-	if (!may_block || !list_empty(&loop->pending))
-		flags |= EVLOOP_NONBLOCK;
-	int rc = event_base_loop(loop->base, flags);
-	ASSERT(rc >= 0);
+	if (may_block && list_empty(&loop->pending))
+		await(loop);
+	else
+		look(loop, EVLOOP_NONBLOCK);
 	drain_deferred(loop);
+}
+
+void ev_loop_set_busy_poll(struct ev_loop *loop, unsigned us)
+{
+	cpu_set_t cpus;
+	OBJ_CHECK(loop, EV_LOOP_MAGIC);
+	bool alone = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 && CPU_COUNT(&cpus) < 2;
+	loop->poll_us = alone ? 0 : us;
+	loop->n_quick = 0;
+}
+
+void ev_loop_get_poll_counts(const struct ev_loop *loop, struct ev_poll_counts *ret_counts)
+{
+	OBJ_CHECK(loop, EV_LOOP_MAGIC);
+	*ret_counts = loop->poll_counts;
 }
 
 void ev_loop_run(struct ev_loop *loop)
@@ -184,7 +260,7 @@ static void on_io(evutil_socket_t fd, short what, void *arg)
 	struct ev_loop *loop = io->loop;
 	const char *name = io->name;
 	OBJ_CHECK(loop, EV_LOOP_MAGIC);
-	uint64_t start_us = ev_now_us();
+	uint64_t start_us = note_call(loop);
 	io->cb(fd, what, io->arg);
 	note_duration(loop, name, start_us);
 }
@@ -249,6 +325,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 		timer_add(t, t->due_us - start_us);
 		return;
 	}
+	note_call(loop);
 	t->active = false;
 	loop->n_active--;
 	t->cb(t->arg);
@@ -295,7 +372,7 @@ static void on_signal(evutil_socket_t signo, short what, void *arg)
 	struct ev_signal *s = arg;
 	struct ev_loop *loop = s->loop;
 	OBJ_CHECK(loop, EV_LOOP_MAGIC);
-	uint64_t start_us = ev_now_us();
+	uint64_t start_us = note_call(loop);
 	s->cb((int)signo, s->arg);
 	note_duration(loop, "signal", start_us);
 }

@@ -71,7 +71,8 @@ const struct ctl_command ctl_table[] = {
 		ROLE_LOCAL, READ,
 		"measure what following the WAL costs, beside pg_recvlogical and a libpq loop"},
 	{"bench.watch",
-		"[--all] [--seconds N] [--rounds N] [--keys N] [--hold N] [--bindir FOLDER]",
+		"[--all] [--only LIST] [--seconds N] [--rounds N] [--keys N] [--hold N] "
+		"[--bindir FOLDER]",
 		ROLE_LOCAL, READ, "measure watchd beside etcd, one client for both"},
 	{"doctor", "", ROLE_LOCAL, READ,
 		"look for what would keep the suite from working, with the statement that mends "

@@ -196,7 +196,7 @@ def test_killed(tmpdir_of_bench):
 
 def test_errors(tmpdir_of_bench):
     for args, text in (
-            (("--transport", "pigeon"), "tcp, tls and unix"),
+            (("--transport", "pigeon"), "tcp, tls, unix"),
             (("--events", "0"), "from 1 to"),
             (("--rounds", "nine"), "is a number")):
         done = run(tmpdir_of_bench, "bench", "wal", *args)

@@ -6,8 +6,10 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -362,6 +364,153 @@ static void test_rest(void **state)
 	ev_loop_free(&l);
 }
 
+/* ---- busy polling ---- */
+
+#define FOR_EVER_US 100000000
+
+static struct ev_poll_counts poll_counts(struct probe *p)
+{
+	struct ev_poll_counts counts;
+	ev_loop_get_poll_counts(p->loop, &counts);
+	return counts;
+}
+
+/* A wait that is over at once. */
+static void wait_ready(struct probe *p)
+{
+	assert_int_equal(write(p->fds[1], "a", 1), 1);
+	ev_loop_once(p->loop, true);
+}
+
+static bool want_two_cpus(void)
+{
+	cpu_set_t cpus;
+	ASSERT(sched_getaffinity(0, sizeof(cpus), &cpus) == 0);
+	return CPU_COUNT(&cpus) > 1;
+}
+
+static void test_busy_poll(void **state)
+{
+	struct probe *p = *state;
+	if (!want_two_cpus())
+		skip();
+	ev_io_init(&p->io, p->loop, "probe", on_io, p);
+	ev_io_set(&p->io, p->fds[0], EV_READ);
+	ev_timer_init(&p->timer, p->loop, "probe", on_timer, p);
+	wait_ready(p);
+	wait_ready(p);
+	wait_ready(p);
+	assert_int_equal(poll_counts(p).polls, 0); /* not at first */
+	ev_loop_set_busy_poll(p->loop, FOR_EVER_US);
+	for (int i = 0; i < EV_POLL_AFTER; i++)
+		wait_ready(p);
+	assert_int_equal(poll_counts(p).polls, 0);
+	wait_ready(p);
+	assert_int_equal(poll_counts(p).polls, 1);
+	assert_int_equal(poll_counts(p).caught, 1);
+	/* Nothing comes in time: it sleeps, until the timer, and has learned. (On a busy machine
+	 * the waits that come before may take too long.) */
+	ev_loop_set_busy_poll(p->loop, 2000);
+	while (poll_counts(p).polls == 1) {
+		for (int i = 0; i < EV_POLL_AFTER; i++)
+			wait_ready(p);
+		p->n_timer = 0;
+		ev_timer_start(&p->timer, 50);
+		ev_loop_once(p->loop, true);
+		assert_int_equal(p->n_timer, 1);
+	}
+	assert_int_equal(poll_counts(p).polls, 2);
+	assert_int_equal(poll_counts(p).caught, 1);
+	wait_ready(p);
+	assert_int_equal(poll_counts(p).polls, 2);
+	ev_loop_set_busy_poll(p->loop, 0);
+	for (int i = 0; i < 2 * EV_POLL_AFTER; i++)
+		wait_ready(p);
+	assert_int_equal(poll_counts(p).polls, 2);
+}
+
+/* With several events at once they share a wake-up. */
+static void test_busy_poll_not_for_many(void **state)
+{
+	struct probe *p = *state;
+	struct probe other = {.loop = p->loop};
+	if (!want_two_cpus())
+		skip();
+	assert_int_equal(pipe(other.fds), 0);
+	ev_io_init(&p->io, p->loop, "probe", on_io, p);
+	ev_io_set(&p->io, p->fds[0], EV_READ);
+	ev_io_init(&other.io, p->loop, "other", on_io, &other);
+	ev_io_set(&other.io, other.fds[0], EV_READ);
+	ev_loop_set_busy_poll(p->loop, FOR_EVER_US);
+	for (int i = 0; i < 10; i++) {
+		assert_int_equal(write(other.fds[1], "a", 1), 1);
+		wait_ready(p);
+	}
+	assert_int_equal(p->n_io, 10);
+	assert_int_equal(other.n_io, 10);
+	assert_int_equal(poll_counts(p).polls, 0);
+	ev_io_stop(&other.io);
+	close(other.fds[0]);
+	close(other.fds[1]);
+}
+
+static void test_busy_poll_not_alone(void **state)
+{
+	struct probe *p = *state;
+	cpu_set_t all, one;
+	int cpu = 0;
+	ASSERT(sched_getaffinity(0, sizeof(all), &all) == 0);
+	while (!CPU_ISSET(cpu, &all))
+		cpu++;
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	ASSERT(sched_setaffinity(0, sizeof(one), &one) == 0);
+	ev_io_init(&p->io, p->loop, "probe", on_io, p);
+	ev_io_set(&p->io, p->fds[0], EV_READ);
+	ev_loop_set_busy_poll(p->loop, FOR_EVER_US);
+	for (int i = 0; i < 10; i++)
+		wait_ready(p);
+	assert_int_equal(poll_counts(p).polls, 0);
+	ASSERT(sched_setaffinity(0, sizeof(all), &all) == 0);
+}
+
+/* Every CPU is wanted: the loop makes room, and sleeps for a while. */
+static void test_busy_poll_makes_room(void **state)
+{
+	enum { HOGS_MAX = 1024, TRIES = 1000 };
+	struct probe *p = *state;
+	pid_t hogs[HOGS_MAX];
+	cpu_set_t cpus;
+	ASSERT(sched_getaffinity(0, sizeof(cpus), &cpus) == 0);
+	int n_hogs = 2 * CPU_COUNT(&cpus);
+	if (n_hogs < 4 || n_hogs > HOGS_MAX)
+		skip();
+	for (int i = 0; i < n_hogs; i++) {
+		hogs[i] = fork();
+		ASSERT(hogs[i] >= 0);
+		if (hogs[i] == 0) {
+			(void)alarm(120);
+			for (volatile unsigned n = 0;; n++)
+				;
+		}
+	}
+	ev_io_init(&p->io, p->loop, "probe", on_io, p);
+	ev_io_set(&p->io, p->fds[0], EV_READ);
+	ev_timer_init(&p->timer, p->loop, "probe", on_timer, p);
+	ev_loop_set_busy_poll(p->loop, 10000);
+	for (int i = 0; i < TRIES && poll_counts(p).yielded == 0; i++) {
+		for (int k = 0; k < EV_POLL_AFTER; k++)
+			wait_ready(p);
+		ev_timer_start(&p->timer, 20);
+		ev_loop_once(p->loop, true);
+	}
+	for (int i = 0; i < n_hogs; i++) {
+		(void)kill(hogs[i], SIGKILL);
+		ASSERT(waitpid(hogs[i], NULL, 0) == hogs[i]);
+	}
+	assert_int_equal(poll_counts(p).yielded, 1);
+}
+
 int main(void)
 {
 #define WITH_LOOP(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -373,6 +522,10 @@ int main(void)
 		WITH_LOOP(test_signal_and_run),
 		WITH_LOOP(test_deferred),
 		WITH_LOOP(test_cancel_while_draining),
+		WITH_LOOP(test_busy_poll),
+		WITH_LOOP(test_busy_poll_not_for_many),
+		WITH_LOOP(test_busy_poll_not_alone),
+		WITH_LOOP(test_busy_poll_makes_room),
 		cmocka_unit_test(test_free_runs_deferred),
 		cmocka_unit_test(test_free_wants_all_stopped),
 		cmocka_unit_test(test_rest),

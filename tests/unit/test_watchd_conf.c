@@ -56,6 +56,7 @@ static void test_defaults(void **state)
 	assert_int_equal(wc.max_txn_ops, 128);
 	assert_int_equal(wc.request_timeout_ms, 7000);
 	assert_int_equal(wc.progress_interval_ms, 600000);
+	assert_int_equal(wc.busy_poll_us, 500);
 	watchd_conf_free(&wc);
 }
 
