@@ -411,7 +411,6 @@ static int bench_wal(struct bench *b, void *arg)
 
 /* ---- The command ----------------------------------------------------------------------------- */
 
-/* "tcp,unix" */
 int cmd_bench_wal(struct pgctl *p, json_t *args)
 {
 	struct wal_bench wb = {.all = json_is_true(json_object_get(args, "all"))};

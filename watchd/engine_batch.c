@@ -369,7 +369,7 @@ static struct engine_batch *form_batch(struct engine *e, bool turn)
 	b->base = head_tip(e);
 	list_init(&b->ops);
 	e->building = b;
-	log_rows_reset(&e->rows);
+	ASSERT(e->rows.n == 0);
 	while (!list_empty(&e->queue) && n++ < e->max_batch_ops &&
 		e->rows.n_bytes < e->max_batch_bytes) {
 		struct engine_op *op = list_first(&e->queue, struct engine_op, link);
@@ -419,6 +419,7 @@ static void send_batch(struct engine *e, struct engine_batch *b)
 			e->write, &e->rows, b->base, b->token, e->node, b->turn, on_statement, b);
 		if (err == 0)
 			add_answer(b);
+		log_rows_reset(&e->rows);
 	}
 	if (err == 0 && b->turn)
 		err = send_statement(e, b, "COMMIT");

@@ -26,7 +26,7 @@
 #include "common/pg/pg_array.h"
 #include "watchd/log_sql.h"
 
-#define KEEP_BYTES (1 << 20) /* of an array, from one batch to the next */
+#define KEEP_BYTES (1 << 20) /* of each array, from one batch to the next: 11 MB at most */
 
 #define TYPE_BOOL 16
 #define TYPE_BYTEA 17
@@ -201,6 +201,7 @@ void log_rows_free(struct log_rows *r)
 {
 	for (size_t a = 0; a < LOG_ARRAY_COUNT; a++)
 		buf_free(&r->arrays[a]);
+	memset(r, 0, sizeof *r);
 }
 
 int log_prepare_insert(struct pgconn *c, pgconn_result_fn cb, void *arg)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
- * The event loop over libevent's core: every callback goes through a trampoline here, which
- * measures it.
+ * The event loop over libevent's core: every callback of ours goes through a trampoline here, which
+ * measures it (evdns has its own events in the base).
  *
  * Invariants:
  *  1. A deferred object is in at most one list: pending (next drain), running (this drain) or
@@ -9,6 +9,7 @@
  *  2. A timer's callback never runs before its due time: libevent reads a coarse clock that lags by
  *     up to a tick, so an early one is put back for the rest.
  *  3. When the loop is freed no descriptor event and no timer is active.
+ *  4. The loop does not sleep while deferred work is pending.
  * The slow-callback warning is, next to ASSERT, the only line above debug that common/ writes: only
  * this place knows, and no caller could be told while the loop stands still.
  */
@@ -39,8 +40,9 @@ struct ev_loop {
 	uint64_t woken_us; /* when the first of them began */
 	/* Busy polling. */
 	unsigned poll_us;
-	unsigned n_quick; /* waits in a row that it would have paid for */
-	uint64_t poll_after_us;
+	unsigned n_quick;       /* waits in a row that it would have paid for */
+	uint64_t poll_after_us; /* not before: others wanted the CPU */
+	unsigned poll_rest_ms;  /* the next time that they do */
 	struct ev_poll_counts poll_counts;
 	size_t n_active; /* descriptor events and timers, invariant 3 */
 };
@@ -82,13 +84,11 @@ struct ev_loop *ev_loop_new(void)
 	return loop;
 }
 
-/* The beginning of an event's callback: when it is. */
-static uint64_t note_call(struct ev_loop *loop)
+/* The beginning of an event's callback. */
+static void note_call(struct ev_loop *loop, uint64_t start_us)
 {
-	uint64_t start_us = ev_now_us();
 	if (loop->n_called++ == 0)
 		loop->woken_us = start_us;
-	return start_us;
 }
 
 /* The end of a callback that began at start_us. */
@@ -162,37 +162,58 @@ static void look(struct ev_loop *loop, int flags)
 	ASSERT(rc >= 0);
 }
 
-/* True: an event came, and its callback has run. */
-static bool busy_poll(struct ev_loop *loop, uint64_t start_us)
+/* Callbacks have run, or something else is to be done (invariant 4). */
+static bool is_awake(const struct ev_loop *loop)
+{
+	return loop->n_called > 0 || !list_empty(&loop->pending) || loop->rest_us != 0 ||
+	       loop->stop;
+}
+
+/* Lets others have the CPU. False: they want it. */
+static bool has_spare_cpu(struct ev_loop *loop, uint64_t start_us)
 {
 	(void)sched_yield();
 	uint64_t now_us = ev_now_us();
+	if (now_us - start_us <= EV_POLL_YIELD_US)
+		return true;
+	loop->poll_counts.yielded++;
+	loop->poll_after_us = now_us + (uint64_t)loop->poll_rest_ms * 1000;
+	loop->poll_rest_ms *= 2;
+	if (loop->poll_rest_ms > EV_POLL_REST_MAX_MS)
+		loop->poll_rest_ms = EV_POLL_REST_MAX_MS;
+	return false;
+}
+
+/* True: an event came, and its callback has run. */
+static bool busy_poll(struct ev_loop *loop, uint64_t start_us)
+{
 	loop->poll_counts.polls++;
-	if (now_us - start_us > EV_POLL_YIELD_US) {
-		loop->poll_counts.yielded++;
-		loop->poll_after_us = now_us + EV_POLL_REST_MS * 1000;
+	if (!has_spare_cpu(loop, start_us))
 		return false;
-	}
 	do {
 		look(loop, EVLOOP_NONBLOCK);
-		if (loop->n_called > 0) {
+		if (is_awake(loop)) {
 			loop->poll_counts.caught++;
+			loop->poll_rest_ms = EV_POLL_REST_MS;
 			return true;
 		}
 	} while (ev_now_us() - start_us < loop->poll_us);
 	return false;
 }
 
-/* Until an event came. */
+/* Until there is something to do. */
 static void await(struct ev_loop *loop)
 {
 	if (loop->poll_us == 0) {
 		look(loop, 0);
 		return;
 	}
+	loop->n_called = 0;
+	look(loop, EVLOOP_NONBLOCK);
+	if (is_awake(loop))
+		return;
 	uint64_t start_us = ev_now_us();
 	bool pays = loop->n_quick >= EV_POLL_AFTER && start_us >= loop->poll_after_us;
-	loop->n_called = 0;
 	if (!pays || !busy_poll(loop, start_us))
 		look(loop, 0);
 	if (loop->n_called == 1 && loop->woken_us - start_us < loop->poll_us)
@@ -220,6 +241,8 @@ void ev_loop_set_busy_poll(struct ev_loop *loop, unsigned us)
 	bool alone = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 && CPU_COUNT(&cpus) < 2;
 	loop->poll_us = alone ? 0 : us;
 	loop->n_quick = 0;
+	loop->poll_after_us = 0;
+	loop->poll_rest_ms = EV_POLL_REST_MS;
 }
 
 void ev_loop_get_poll_counts(const struct ev_loop *loop, struct ev_poll_counts *ret_counts)
@@ -260,7 +283,8 @@ static void on_io(evutil_socket_t fd, short what, void *arg)
 	struct ev_loop *loop = io->loop;
 	const char *name = io->name;
 	OBJ_CHECK(loop, EV_LOOP_MAGIC);
-	uint64_t start_us = note_call(loop);
+	uint64_t start_us = ev_now_us();
+	note_call(loop, start_us);
 	io->cb(fd, what, io->arg);
 	note_duration(loop, name, start_us);
 }
@@ -325,7 +349,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 		timer_add(t, t->due_us - start_us);
 		return;
 	}
-	note_call(loop);
+	note_call(loop, start_us);
 	t->active = false;
 	loop->n_active--;
 	t->cb(t->arg);
@@ -372,7 +396,8 @@ static void on_signal(evutil_socket_t signo, short what, void *arg)
 	struct ev_signal *s = arg;
 	struct ev_loop *loop = s->loop;
 	OBJ_CHECK(loop, EV_LOOP_MAGIC);
-	uint64_t start_us = note_call(loop);
+	uint64_t start_us = ev_now_us();
+	note_call(loop, start_us);
 	s->cb((int)signo, s->arg);
 	note_duration(loop, "signal", start_us);
 }

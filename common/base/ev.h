@@ -37,12 +37,15 @@ void ev_loop_stop(struct ev_loop *loop);
  * disturbs nobody: after EV_POLL_AFTER waits in a row, each over within us by one callback alone
  * (with more at once, they share a wake-up), and if we have another CPU. Other threads are let in
  * first; when that took longer than EV_POLL_YIELD_US, the CPU is wanted, and the loop sleeps as
- * usual for EV_POLL_REST_MS. (Letting them in between the looks, too, gains nothing: the kernel
- * puts whom the server wakes before its answer in our place just when the answer comes.)
+ * usual for EV_POLL_REST_MS, each time twice as long until it paid again. (Letting them in between
+ * the looks, too, gains nothing: the kernel puts whom the server wakes before its answer in our
+ * place just when the answer comes.) How many CPUs there are is read here; a quota of CPU time is
+ * not seen.
  */
 #define EV_POLL_AFTER 2
 #define EV_POLL_YIELD_US 200
 #define EV_POLL_REST_MS 10
+#define EV_POLL_REST_MAX_MS 1000
 void ev_loop_set_busy_poll(struct ev_loop *loop, unsigned us);
 struct ev_poll_counts {
 	uint64_t polls,  /* times that it was done */
@@ -51,7 +54,7 @@ struct ev_poll_counts {
 };
 void ev_loop_get_poll_counts(const struct ev_loop *loop, struct ev_poll_counts *ret_counts);
 
-/* For evdns and the like. Borrowed. */
+/* For evdns and the like, whose callbacks are not measured. Borrowed. */
 struct event_base *ev_loop_base(struct ev_loop *loop);
 /* How many callbacks were slow so far. */
 uint64_t ev_loop_slow_count(const struct ev_loop *loop);

@@ -166,6 +166,14 @@ def test_watch(tmpdir_of_bench):
     assert sizes["wal-per-put", "watchd"] > 300  # what a put holds
 
 
+def test_watch_only(tmpdir_of_bench):
+    done = run(tmpdir_of_bench, "-j", "bench", "watch", "--only", "wal,event", "--keys", "500")
+    assert {(r["op"], r["server"]) for r in rows_of(done)} == {
+        ("put-to-event", "watchd"), ("put-to-event", "etcd"), ("put-to-event-nodes", "watchd"), ("wal-per-put", "watchd")}
+    done = run(tmpdir_of_bench, "bench", "watch", "--only", "put,pigeon")
+    assert done.returncode == USAGE and '"pigeon"' in done.stderr and "memory, put, range" in done.stderr
+
+
 def test_watch_without_etcd(tmpdir_of_bench):
     done = run(tmpdir_of_bench, "bench", "watch", PATH="/nowhere")
     assert done.returncode == FAILED and "etcd-server" in done.stderr

@@ -5,6 +5,7 @@ auto compaction, SQL views, and what is answered while the database is away.
 """
 import hashlib
 import json
+import os
 import queue
 import signal
 import struct
@@ -398,4 +399,37 @@ def test_auto_compaction(make_suite):
     wait_until("what is older than a second is gone",
                lambda: s.rows("watch", "status")[0]["compact_revision"] >= last)
     assert client.get(b"a").kvs[0].value == b"last"
+    client.close()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="only with another CPU")
+def test_busy_poll(make_suite):
+    s = make_suite(watchd="busy_poll_us = 10000;")
+    client = Client(f"127.0.0.1:{s.etcd_port}")
+
+    def puts():
+        for i in range(50):
+            client.put(b"a", str(i).encode())
+
+    def polls_pay():
+        puts()
+        return s.stat("watchd", "watch_busy_polls_caught") > 0
+
+    wait_until("a client alone finds watchd awake", polls_pay)
+    assert s.stat("watchd", "watch_busy_polls") >= s.stat("watchd", "watch_busy_polls_caught")
+    with open(s.conf) as f:
+        text = f.read().replace("busy_poll_us = 10000", "busy_poll_us = 0")
+    with open(s.conf, "w") as f:
+        f.write(text)
+    s.pgctl("reload")
+    time.sleep(2)  # statistics are up to a second old
+    before = s.stat("watchd", "watch_busy_polls")
+    puts()
+    time.sleep(2)
+    assert s.stat("watchd", "watch_busy_polls") == before
+    for wrong in ("-1", "10001"):
+        with open(s.conf, "w") as f:
+            f.write(text.replace("busy_poll_us = 0", f"busy_poll_us = {wrong}"))
+        done = s.pgctl_raw("reload")
+        assert done.returncode != 0 and "busy_poll_us" in done.stderr
     client.close()

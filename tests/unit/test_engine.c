@@ -14,6 +14,7 @@
 
 #include "common/base/mem.h"
 #include "tests/unit/engine_testing.h"
+#include "watchd/log_sql.h"
 
 static void test_genesis(void **state)
 {
@@ -187,6 +188,45 @@ static void test_many(void **state)
 	assert_log_exact(f);
 }
 
+/* The arrays of one batch are the next one's: nothing of it may stay but the memory, and of that
+ * not what an extraordinary batch took. */
+static void test_rows_again(void **state)
+{
+	enum { LARGE = 3 << 20 };
+	struct log_rows r = {.n = 0}, fresh = {.n = 0};
+	char *large = xcalloc(1, LARGE);
+	const struct store_row with_all = {.seq = 7,
+		.rev = 3,
+		.kind = STORE_PUT,
+		.lease = 9,
+		.version = 1,
+		.key = {.data = "k", .len = 1},
+		.value = {.data = large, .len = LARGE}};
+	const struct store_row with_little = {.seq = 8, .rev = 4, .kind = STORE_DELETE};
+
+	(void)state;
+	log_rows_add(&r, &with_all);
+	log_rows_reset(&r);
+	assert_int_equal(r.arrays[LOG_VALUE].cap_bytes, 0);
+	assert_true(r.arrays[LOG_KEY].cap_bytes > 0);
+	for (int i = 0; i < 2; i++) {
+		log_rows_add(&r, &with_little);
+		log_rows_add(&fresh, &with_little);
+		assert_int_equal(r.n, fresh.n);
+		assert_int_equal(r.n_bytes, fresh.n_bytes);
+		assert_int_equal(r.first_seq, 8);
+		assert_memory_equal(r.n_nulls, fresh.n_nulls, sizeof r.n_nulls);
+		for (size_t a = 0; a < LOG_ARRAY_COUNT; a++) {
+			assert_int_equal(r.arrays[a].len_bytes, fresh.arrays[a].len_bytes);
+			assert_memory_equal(
+				r.arrays[a].data, fresh.arrays[a].data, fresh.arrays[a].len_bytes);
+		}
+	}
+	log_rows_free(&r);
+	log_rows_free(&fresh);
+	free(large);
+}
+
 static void test_contention(void **state)
 {
 	struct fixture *f = *state;
@@ -233,6 +273,7 @@ int main(void)
 		TEST(test_put_and_read),
 		TEST(test_two_nodes),
 		TEST(test_many),
+		cmocka_unit_test(test_rows_again),
 		TEST(test_contention),
 	};
 
