@@ -29,9 +29,10 @@
 #define HOLD_DEFAULT_S 30
 #define HOLD_MAX_S 3600
 #define HOLD_SLICE_S 5
-#define HOLD_LAST 5 /* slices that count */
-#define HOLD_BEFORE_S 30
-#define HOLD_KEEP 1000 /* revisions: history is compacted all the time, or memory fills up */
+#define HOLD_LAST 5      /* slices that count */
+#define HOLD_BEFORE_S 90 /* compacted rows are removed after a minute, and that goes on from then  \
+			  */
+#define HOLD_KEEP 1000   /* revisions: history is compacted all the time, or memory fills up */
 #define WATCHERS 1000
 #define WATCH_PUTS 300
 #define MEMORY_WATCHERS 10000
@@ -374,7 +375,7 @@ static int run_held(struct watch_bench *w)
 {
 	struct bench_kv_result before = {0}, held = {0};
 	PGconn *holder = NULL;
-	int status = put_for(w, w->hold_s < HOLD_BEFORE_S ? w->hold_s : HOLD_BEFORE_S, &before);
+	int status = put_for(w, w->hold_s < HOLD_DEFAULT_S ? w->hold_s : HOLD_BEFORE_S, &before);
 	if (status == PGCTL_OK)
 		status = bench_connect(w->b, BENCH_SUITE_DB, &holder);
 	if (status == PGCTL_OK)
