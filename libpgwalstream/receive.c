@@ -38,16 +38,13 @@
 
 /* The rest: only while more events than REST_RATE come per second, and the longer the more come: to
  * sleep and to wake up costs as much as a hundred messages, while what a rest adds to the latency
- * is noticed least where the reader has much to catch up with. Under TLS the server takes longer to
- * make the messages than we to read them: then more of the time is waiting, and longer rests do not
- * slow it down. */
+ * is noticed least where the reader has much to catch up with. The server takes longer to make the
+ * messages than we to read them: most of the time is waiting, and rests do not slow it down. */
 #define REST_RATE 20000
 #define REST_SHORT_US 200
 #define REST_MIN_US 50
-#define REST_PER_100K_US 300 /* at 100,000 events per second */
-#define REST_MAX_US 1000
-#define REST_PER_100K_TLS_US 900
-#define REST_MAX_TLS_US 2000
+#define REST_PER_100K_US 900 /* at 100,000 events per second */
+#define REST_MAX_US 2000
 /* What may come in during it. A Unix socket's buffer is small and charged per message (a kilobyte
  * and more for a small one, of some 200); what a TCP socket's window does not take waits at the
  * sender, in larger pieces. */
@@ -92,8 +89,6 @@ struct pgwsi_rx *pgwsi_rx_new(PGconn *conn)
 	bool local = is_unix(rx->fd);
 	rx->rest_events = local ? REST_EVENTS_UNIX : REST_EVENTS_TCP;
 	rx->rest_bytes = local ? REST_BYTES_UNIX : REST_BYTES_TCP;
-	rx->rest_per_100k_us = REST_PER_100K_US;
-	rx->rest_max_us = REST_MAX_US;
 	rx->size = PGWSI_BUFFER_BYTES;
 	rx->out_size = OUT_BYTES;
 	rx->buf = rx->pos = rx->end = malloc(rx->size);
@@ -102,8 +97,6 @@ struct pgwsi_rx *pgwsi_rx_new(PGconn *conn)
 	if (ok && PQsslInUse(conn)) {
 		rx->tls = pgwsi_tls_new(PQsslStruct(conn, "OpenSSL"), rx->fd);
 		ok = rx->tls != NULL;
-		rx->rest_per_100k_us = REST_PER_100K_TLS_US;
-		rx->rest_max_us = REST_MAX_TLS_US;
 	}
 	if (!ok)
 		pgwsi_rx_free(&rx);
@@ -282,11 +275,11 @@ static unsigned rest_for(const struct pgwsi_rx *rx, double events_per_s, double 
 {
 	if (events_per_s <= REST_RATE)
 		return 0;
-	double us = rx->rest_per_100k_us * events_per_s / 100000;
+	double us = REST_PER_100K_US * events_per_s / 100000;
 	if (us < REST_SHORT_US)
 		us = REST_SHORT_US;
-	if (us > rx->rest_max_us)
-		us = rx->rest_max_us;
+	if (us > REST_MAX_US)
+		us = REST_MAX_US;
 	if (us * events_per_s > rx->rest_events * 1e6)
 		us = rx->rest_events * 1e6 / events_per_s;
 	if (us * bytes_per_s > rx->rest_bytes * 1e6)

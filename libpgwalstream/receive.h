@@ -49,7 +49,6 @@ struct pgwsi_rx {
 	/* The rest: see pgwsi_rx_round. */
 	unsigned reads_small; /* reads in a row that would have done with the small buffer */
 	unsigned rest_us;
-	unsigned rest_per_100k_us, rest_max_us;
 	unsigned rest_events, rest_bytes; /* at most so many come in during a rest */
 	uint64_t events;                  /* given out in this round */
 	uint64_t bytes;                   /* read in this round */
