@@ -149,6 +149,7 @@ class Side:
             except CallError as e:
                 assert "compacted" in e.details
         self.compacted = self.base if self.base > FIRST_REVISION else 0
+        self.compacted_at_0 = False
         self.after, self.lease_ids, self.lease_names, self.watch_ids = {0: self.base}, {}, {}, {}
         self.witness = self.client.watch()
         self.witness.create(b"\0", b"\0", start_revision=self.base + 1)
@@ -221,6 +222,7 @@ class Side:
         answer = self.call(step.name, **fields)
         if step.name == "Compact":
             self.compacted = max(self.compacted, fields.get("revision", 0))
+            self.compacted_at_0 = self.compacted == 0
         if step.name == "LeaseGrant":
             self.lease_ids[step.n] = answer.ID
             self.lease_names[answer.ID] = f"lease of step {step.n}"
@@ -258,6 +260,8 @@ class Side:
             start = max(start, self.base + 1)
             fields["start_revision"] = start = start + 1 if start == self.compacted else start
             self.unsettled = True
+        elif self.compacted_at_0:
+            fields["start_revision"] = start = 0  # etcd says nothing to a watcher below, and forgets it
         if step.slot not in self.channels:
             self.channels[step.slot] = Channel(self.client.watch())
         channel = self.channels[step.slot]
@@ -503,11 +507,12 @@ def run_diff(sides, seconds, report):
 
 
 class Liar(Side):
-    """Says something wrong: for the tests of this test."""
+    """Says something wrong, and soon: for the tests of this test. (What is wrong only after a hundred steps
+    is not made short in time on a busy machine.)"""
 
     def plain(self, message):
         out = super().plain(message)
-        if message.DESCRIPTOR.name == "KeyValue" and message.version > 2 and message.lease:
+        if message.DESCRIPTOR.name == "KeyValue" and message.version > 1:
             out["version"] += 1
         return out
 
@@ -542,5 +547,5 @@ def test_a_difference_becomes_a_short_story(two_etcds, report):
         run_diff([Side("etcd", one), Liar("liar", other)], 60, report)
     lines = str(told.value).splitlines()
     assert "that is: " in lines[-1] and "version" in lines[-1]
-    # A lease, three puts, and a look at it at the most.
-    assert len(lines) <= 10, str(told.value)
+    # A lease, two puts, and a look at it at the most.
+    assert len(lines) <= 8, str(told.value)
