@@ -29,10 +29,10 @@
 #define HOLD_DEFAULT_S 30
 #define HOLD_MAX_S 3600
 #define HOLD_SLICE_S 5
-#define HOLD_LAST 5      /* slices that count */
-#define HOLD_BEFORE_S 90 /* compacted rows are removed after a minute, and that goes on from then  \
-			  */
-#define HOLD_KEEP 1000   /* revisions: history is compacted all the time, or memory fills up */
+#define HOLD_LAST 5 /* slices that count */
+/* Compacted rows are kept for a minute; from then on their removal goes on beside the puts. */
+#define HOLD_BEFORE_S 90
+#define HOLD_KEEP 1000 /* revisions: history is compacted all the time, or memory fills up */
 #define WATCHERS 1000
 #define WATCH_PUTS 300
 #define MEMORY_WATCHERS 10000
