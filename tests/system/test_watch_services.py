@@ -417,10 +417,8 @@ def test_busy_poll(make_suite):
 
     wait_until("a client alone finds watchd awake", polls_pay)
     assert s.stat("watchd", "watch_busy_polls") >= s.stat("watchd", "watch_busy_polls_caught")
-    with open(s.conf) as f:
-        text = f.read().replace("busy_poll_us = 10000", "busy_poll_us = 0")
-    with open(s.conf, "w") as f:
-        f.write(text)
+    s.sections["watchd"] = "busy_poll_us = 0;"
+    s.write_conf()
     s.pgctl("reload")
     time.sleep(2)  # statistics are up to a second old
     before = s.stat("watchd", "watch_busy_polls")
@@ -428,8 +426,8 @@ def test_busy_poll(make_suite):
     time.sleep(2)
     assert s.stat("watchd", "watch_busy_polls") == before
     for wrong in ("-1", "10001"):
-        with open(s.conf, "w") as f:
-            f.write(text.replace("busy_poll_us = 0", f"busy_poll_us = {wrong}"))
+        s.sections["watchd"] = f"busy_poll_us = {wrong};"
+        s.write_conf()
         done = s.pgctl_raw("reload")
         assert done.returncode != 0 and "busy_poll_us" in done.stderr
     client.close()
