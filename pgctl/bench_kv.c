@@ -287,6 +287,7 @@ static void sum_up(struct load *l, uint64_t us, struct bench_kv_result *ret)
 	ret->per_s = (double)l->n_ms * 1e6 / (double)us;
 	ret->p50_ms = bench_median(l->ms, l->n_ms); /* sorts */
 	ret->p99_ms = l->ms[l->n_ms - 1 - l->n_ms / 100];
+	ret->max_ms = l->ms[l->n_ms - 1];
 }
 
 static int run_for(struct load *l, size_t clients, unsigned ms, struct bench_kv_result *ret)

@@ -26,7 +26,7 @@ struct bench_kv_server {
 };
 
 struct bench_kv_result {
-	double per_s, p50_ms, p99_ms;
+	double per_s, p50_ms, p99_ms, max_ms;
 	uint64_t n; /* calls, or events, in that time */
 };
 

@@ -297,6 +297,7 @@ static void sum_up(struct run *r, double seconds, struct bench_kv_result *ret)
 	ret->per_s = (double)r->n_events / seconds;
 	ret->p50_ms = bench_median(r->ms, n); /* sorts */
 	ret->p99_ms = r->ms[n - 1 - n / 100];
+	ret->max_ms = r->ms[n - 1];
 }
 
 /* ---- What is measured ------------------------------------------------------------------------ */

@@ -8,8 +8,9 @@
  *   - a negative start is "as compacted", but -1 is "now" while nothing has been compacted;
  *   - cancelling an unknown id is not answered.
  *
- * One differs: a progress request is answered when all watchers of the stream have everything up
- * to the revision in the answer, not at once (etcd's bug 15220).
+ * Answers differ in two: a progress request is answered when all watchers of the stream have
+ * everything up to the revision in the answer, not at once (etcd's bug 15220); a negative start
+ * after a compaction at revision 0 is cancelled, while etcd forgets it after an empty answer.
  *
  * See: watch_int.h.
  */

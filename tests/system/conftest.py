@@ -71,7 +71,6 @@ def make_postgres():
 def server(request):
     """A server of the etcd API, of each kind in turn, shared by the tests of one file."""
     s = serve(request.param)
-    s.kind = request.param
     yield s
     s.close()
 

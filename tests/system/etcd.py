@@ -338,6 +338,7 @@ class Endpoint:
 
 class Etcd(Endpoint):
     """Debian's etcd, one member, with a folder and ports of its own."""
+    kind = "etcd"
 
     def __init__(self, *options):
         super().__init__(f"127.0.0.1:{free_port()}")
@@ -371,6 +372,7 @@ class Etcd(Endpoint):
 
 class Watchd(Endpoint):
     """The suite with watchd; section: keys of its part of the configuration."""
+    kind = "watchd"
 
     def __init__(self, section="", **options):
         self.suite = Suite(watchd=section, **options)

@@ -105,7 +105,6 @@ def told(server, args, text):
 def server():
     """The server under test: what etcd says stands in the stories."""
     s = serve(kinds()[-1])
-    s.kind = kinds()[-1]
     yield s
     s.close()
 

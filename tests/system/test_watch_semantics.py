@@ -250,6 +250,49 @@ def test_watch_from_a_compacted_revision(client, k):
     assert canceled.header.revision == 0 and not canceled.events and not canceled.created
 
 
+def test_watch_from_a_negative_revision(serve_own):
+    server = serve_own()
+    client = server.client()
+    client.put(b"k")
+    watch = client.watch()
+    # Nothing has been compacted: -1 is now, to etcd when it next looks.
+    watch.create(b"k", start_revision=-1)
+    wait_until("an event", lambda: client.put(b"k") and watch.events())
+    last = client.revision()
+    wait_until("the last event", lambda: watch.events()[-1].kv.mod_revision == last)
+    got = [e.kv.mod_revision for e in watch.events()]
+    assert got[0] > 2 and got == list(range(got[0], last + 1))
+    assert server.kind == "etcd" or got[0] == 3
+    below = watch.create(b"k", start_revision=-2)
+    assert watch.wait_canceled(below.watch_id).compact_revision == -1
+    assert client.call("Compact", revision=0).header.revision == last
+    start = watch.create(b"k", start_revision=-1)
+    answer = watch.wait("an answer", lambda answers: [
+        a for a in answers if a.watch_id == start.watch_id and not a.created])[0]
+    assert answer.header.revision == 0 and answer.compact_revision == 0 and not answer.events
+    # etcd 3.4 forgets it, and does not say so.
+    assert answer.canceled == (server.kind == "watchd")
+    n = len(watch.events())
+    client.put(b"k")
+    watch.wait_events(n + 1)
+    assert not watch.events(start.watch_id)
+
+
+def test_20693_a_watch_from_a_negative_revision_beside_others(serve_own):
+    server = serve_own()
+    if server.kind == "etcd":
+        pytest.skip("in etcd 3.4 the others lose their past")
+    client = server.client()
+    for _ in range(3):
+        client.put(b"k")
+    watch = client.watch()
+    for start in (-1, 2, 3):
+        watch.create(b"k", start_revision=start, wait=False)
+    assert [e.kv.mod_revision for e in watch.wait_events(3, 1)] == [2, 3, 4]
+    assert [e.kv.mod_revision for e in watch.wait_events(2, 2)] == [3, 4]
+    assert not watch.events(0)
+
+
 # -- 5. transactions ------------------------------------------------------------------------------------
 
 def test_comparisons_with_a_missing_key(client, k):

@@ -7,7 +7,8 @@ leases are alive, revoked or unknown.
 A step holds markers where a number depends on the run: a step taken out of the list (to make a failing
 story short) leaves the others their meaning. Left out, since etcd 3.4 is no reference for it: a sort
 target or order that does not exist (its server dies), a watch from exactly the compacted revision if that
-is a deletion (it may be lost there).
+is a deletion (it may be lost there). The runner makes a watch from a negative revision one from now until
+something above revision 0 was compacted (see Side.do_create; test_watch_semantics.py has these).
 """
 import dataclasses
 import os

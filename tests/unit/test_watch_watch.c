@@ -243,6 +243,33 @@ static void test_filters_and_prev(void **state)
 	wt_close(&w);
 }
 
+static void test_negative_start(void **state)
+{
+	(void)state;
+	struct wt_world w;
+	struct wt_stream s;
+	wt_open(&w, NULL);
+	wt_stream_open(&w, &s);
+	wt_put(&w, "a", "v"); /* 2 */
+	create(&s, "a", "", -1);
+	create(&s, "a", "", -2);
+	wt_run(&w);
+	EXPECT(&s, "0/2: created");
+	EXPECT(&s, "1/2: created");
+	EXPECT(&s, "1/0: canceled() compact -1");
+	wt_compact(&w, 0);
+	create(&s, "a", "", -1);
+	wt_run(&w);
+	EXPECT(&s, "2/2: created");
+	EXPECT(&s, "2/0: canceled()");
+	wt_put(&w, "a", "v"); /* 3 */
+	wt_run(&w);
+	EXPECT(&s, "0/3: a=v@3v2c2");
+	EXPECT(&s, "-");
+	wt_stream_close(&s);
+	wt_close(&w);
+}
+
 static void test_compaction(void **state)
 {
 	(void)state;
@@ -825,6 +852,7 @@ int main(void)
 		cmocka_unit_test(test_ranges),
 		cmocka_unit_test(test_past_and_future),
 		cmocka_unit_test(test_filters_and_prev),
+		cmocka_unit_test(test_negative_start),
 		cmocka_unit_test(test_compaction),
 		cmocka_unit_test(test_fragments),
 		cmocka_unit_test(test_slow_stream),
