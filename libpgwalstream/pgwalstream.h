@@ -495,8 +495,9 @@ PGWS_API int pgws_timeline_begin(
  * PGWS_EUNSUPPORTED: an option that this server does not have. */
 PGWS_API int pgws_stream_start(struct pgws_stream *s, uint64_t start_lsn) PGWS_MUST;
 /* STREAMING: next event, 0; PGWS_EAGAIN; PGWS_EEND or an error (FAILED). Reads the socket once
- * between two PGWS_EAGAIN, so call it until it says PGWS_EAGAIN, or come back without waiting. The
- * event's data is borrowed until the next call of _next, _end or _close. */
+ * between two PGWS_EAGAIN, again where that read says that more is there, so call it until it says
+ * PGWS_EAGAIN, or come back without waiting. The event's data is borrowed until the next call of
+ * _next, _end or _close. */
 PGWS_API int pgws_stream_next(struct pgws_stream *s, struct pgws_event *ret_event) PGWS_MUST;
 /* After PGWS_EAGAIN: how many microseconds to rest before the next _next without waiting for the
  * descriptor. 0: wait for the descriptor. Not 0 only while messages come fast: the server sends

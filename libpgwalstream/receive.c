@@ -20,6 +20,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,17 +42,9 @@
  * is noticed least where the reader has much to catch up with. The server takes longer to make the
  * messages than we to read them: most of the time is waiting, and rests do not slow it down. */
 #define REST_RATE 20000
+#define REST_LONGEST_RATE 222000 /* from here on it is the path's longest */
 #define REST_SHORT_US 200
 #define REST_MIN_US 50
-#define REST_PER_100K_US 900 /* at 100,000 events per second */
-#define REST_MAX_US 2000
-/* What may come in during it. A Unix socket's buffer is small and charged per message (a kilobyte
- * and more for a small one, of some 200); what a TCP socket's window does not take waits at the
- * sender, in larger pieces. */
-#define REST_BYTES_UNIX 65536
-#define REST_EVENTS_UNIX 64
-#define REST_BYTES_TCP 262144
-#define REST_EVENTS_TCP 4096
 #define WINDOW_NS INT64_C(1000000)
 #define WINDOW_EVENTS 64
 
@@ -73,11 +66,80 @@ const char *pgwsi_rx_refusal_of(PGconn *conn)
 		openssl != NULL && pgwsi_tls_in_kernel(openssl));
 }
 
-static bool is_unix(int fd)
+/* ---- Paths ----------------------------------------------------------------------------------- */
+
+/* Its buffer is small and charged per message (a kilobyte and more for a small one, of some 200).
+ */
+static const struct pgwsi_path path_unix = {
+	.rest_max_us = 2000,
+	.rest_events = 64,
+	.rest_bytes = 65536,
+};
+
+/* What the window does not take waits at the sender. */
+static const struct pgwsi_path path_tcp = {
+	.rest_max_us = 2000,
+	.rest_events = 4096,
+	.rest_bytes = 262144,
+};
+
+/*
+ * TCP inside this machine: as long as the window is open, each of the walsender's messages is a
+ * segment with a way through both kernels, an skb, an acknowledgement's share. A small receive
+ * buffer is full early in a rest; from then on the sender's kernel appends what is written to one
+ * large segment, which our reading fetches: the acknowledgement that a recv sends has brought the
+ * next window before the recv returns, so that reading goes on without a wake-up until little
+ * comes. Over a network the same buffer would make each window cost a round trip: never there.
+ *
+ * The kernel takes twice receive_buffer for a window, and acknowledges what exceeds one segment (64
+ * kB here) at once: the window has to hold three of them, or a large message waits 40 ms for a
+ * delayed acknowledgement of small ones, or 200 ms for a probe.
+ */
+static const struct pgwsi_path path_local_tcp = {
+	.receive_buffer = 98304,
+	.more_bytes = 16384,
+	.rest_max_us = 2000,
+	.rest_events = 4096,
+	.rest_bytes = 262144,
+};
+
+/* A message is dear on both sides, so that fewer come per second: longer rests, and a small buffer
+ * would not fill in them. */
+static const struct pgwsi_path path_tls = {
+	.more_bytes = PGWSI_BUFFER_BYTES,
+	.rest_max_us = 3000,
+	.rest_events = 4096,
+	.rest_bytes = 262144,
+};
+
+bool pgwsi_same_machine(const struct sockaddr_storage *ours, const struct sockaddr_storage *theirs)
 {
-	struct sockaddr_storage sa = {.ss_family = AF_UNSPEC};
-	socklen_t len = sizeof(sa);
-	return getsockname(fd, (struct sockaddr *)&sa, &len) == 0 && sa.ss_family == AF_UNIX;
+	if (ours->ss_family != theirs->ss_family)
+		return false;
+	if (ours->ss_family == AF_INET) {
+		const struct sockaddr_in *a = (const void *)ours, *b = (const void *)theirs;
+		return a->sin_addr.s_addr == b->sin_addr.s_addr ||
+		       ntohl(b->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+	}
+	if (ours->ss_family == AF_INET6) {
+		const struct sockaddr_in6 *a = (const void *)ours, *b = (const void *)theirs;
+		return memcmp(&a->sin6_addr, &b->sin6_addr, sizeof(a->sin6_addr)) == 0;
+	}
+	return false;
+}
+
+static const struct pgwsi_path *path_of(int fd, bool tls)
+{
+	struct sockaddr_storage ours = {.ss_family = AF_UNSPEC}, theirs = ours;
+	socklen_t len = sizeof(ours), their_len = sizeof(theirs);
+	if (getsockname(fd, (struct sockaddr *)&ours, &len) == 0 && ours.ss_family == AF_UNIX)
+		return &path_unix;
+	if (tls)
+		return &path_tls;
+	if (getpeername(fd, (struct sockaddr *)&theirs, &their_len) == 0 &&
+		pgwsi_same_machine(&ours, &theirs))
+		return &path_local_tcp;
+	return &path_tcp;
 }
 
 struct pgwsi_rx *pgwsi_rx_new(PGconn *conn)
@@ -86,9 +148,10 @@ struct pgwsi_rx *pgwsi_rx_new(PGconn *conn)
 	if (rx == NULL)
 		return NULL;
 	rx->fd = PQsocket(conn);
-	bool local = is_unix(rx->fd);
-	rx->rest_events = local ? REST_EVENTS_UNIX : REST_EVENTS_TCP;
-	rx->rest_bytes = local ? REST_BYTES_UNIX : REST_BYTES_TCP;
+	rx->path = path_of(rx->fd, PQsslInUse(conn) != 0);
+	if (rx->path->receive_buffer != 0)
+		(void)setsockopt(rx->fd, SOL_SOCKET, SO_RCVBUF, &rx->path->receive_buffer,
+			sizeof(rx->path->receive_buffer));
 	rx->size = PGWSI_BUFFER_BYTES;
 	rx->out_size = OUT_BYTES;
 	rx->buf = rx->pos = rx->end = malloc(rx->size);
@@ -222,6 +285,11 @@ static int make_room(struct pgwsi_rx *rx)
 	return resize(rx, size);
 }
 
+bool pgwsi_rx_is_more(const struct pgwsi_rx *rx, size_t n)
+{
+	return rx->path->more_bytes != 0 && n >= rx->path->more_bytes;
+}
+
 static void plain_read(struct pgwsi_rx *rx)
 {
 	size_t room = rx->size - (size_t)(rx->end - rx->buf);
@@ -229,7 +297,7 @@ static void plain_read(struct pgwsi_rx *rx)
 	do {
 		n = recv(rx->fd, rx->end, room, MSG_DONTWAIT);
 	} while (n < 0 && errno == EINTR);
-	rx->filled = n > 0 && (size_t)n == room;
+	rx->filled = n > 0 && ((size_t)n == room || pgwsi_rx_is_more(rx, (size_t)n));
 	if (n > 0) {
 		rx->end += n;
 		rx->bytes += (uint64_t)n;
@@ -275,15 +343,15 @@ static unsigned rest_for(const struct pgwsi_rx *rx, double events_per_s, double 
 {
 	if (events_per_s <= REST_RATE)
 		return 0;
-	double us = REST_PER_100K_US * events_per_s / 100000;
+	double us = rx->path->rest_max_us * events_per_s / REST_LONGEST_RATE;
 	if (us < REST_SHORT_US)
 		us = REST_SHORT_US;
-	if (us > REST_MAX_US)
-		us = REST_MAX_US;
-	if (us * events_per_s > rx->rest_events * 1e6)
-		us = rx->rest_events * 1e6 / events_per_s;
-	if (us * bytes_per_s > rx->rest_bytes * 1e6)
-		us = rx->rest_bytes * 1e6 / bytes_per_s;
+	if (us > rx->path->rest_max_us)
+		us = rx->path->rest_max_us;
+	if (us * events_per_s > rx->path->rest_events * 1e6)
+		us = rx->path->rest_events * 1e6 / events_per_s;
+	if (us * bytes_per_s > rx->path->rest_bytes * 1e6)
+		us = rx->path->rest_bytes * 1e6 / bytes_per_s;
 	return us >= REST_MIN_US ? (unsigned)us : 0;
 }
 

@@ -27,6 +27,15 @@
 #define PGWSI_BUFFER_BYTES ((size_t)256 * 1024)
 
 struct pgwsi_tls;
+struct sockaddr_storage;
+
+/* What the way between the server and us holds, and how it is read best. */
+struct pgwsi_path {
+	int receive_buffer;               /* SO_RCVBUF; 0: the kernel's own, which grows */
+	unsigned more_bytes;              /* a read of so many is followed by one more; 0: never */
+	unsigned rest_max_us;             /* the longest rest */
+	unsigned rest_events, rest_bytes; /* at most so many come in during a rest */
+};
 
 struct pgwsi_rx {
 	/* Received and not given out yet: pos to end, in bytes at buf. What is in front of pos may
@@ -34,9 +43,10 @@ struct pgwsi_rx {
 	uint8_t *buf, *pos, *end;
 	size_t size;
 	int fd;
+	const struct pgwsi_path *path;
 	struct pgwsi_tls *tls; /* NULL: none */
 	bool read_done;        /* one read was made since the last PGWS_EAGAIN */
-	bool filled;           /* it left nothing free: more may be there */
+	bool filled;           /* it left nothing free, or made room: more may be there */
 	bool eof;              /* nothing comes any more; why is in error */
 	bool read_wants_write; /* TLS */
 	bool write_wants_read; /* TLS */
@@ -49,9 +59,8 @@ struct pgwsi_rx {
 	/* The rest: see pgwsi_rx_round. */
 	unsigned reads_small; /* reads in a row that would have done with the small buffer */
 	unsigned rest_us;
-	unsigned rest_events, rest_bytes; /* at most so many come in during a rest */
-	uint64_t events;                  /* given out in this round */
-	uint64_t bytes;                   /* read in this round */
+	uint64_t events; /* given out in this round */
+	uint64_t bytes;  /* read in this round */
 	uint64_t window_events, window_bytes;
 	int64_t window_ns; /* when the window began */
 	int64_t round_ns;  /* when the last round ended */
@@ -63,7 +72,9 @@ const char *pgwsi_rx_refusal(bool gss, bool tls, const void *openssl, bool in_ke
 const char *pgwsi_rx_refusal_of(PGconn *conn);
 /* NULL: no memory. */
 struct pgwsi_rx *pgwsi_rx_new(PGconn *conn);
-/* Gives the socket back as it was; what is still buffered is lost. */
+/* Gives the socket back as it was, but for the receive buffer of a connection inside this machine,
+ * which stays small: nothing that libpq does with it afterwards needs a large one. What is still
+ * buffered is lost. */
 void pgwsi_rx_free(struct pgwsi_rx **rx);
 
 /* Puts a frame behind the output. PGWS_ENOMEM. */
@@ -73,6 +84,10 @@ int pgwsi_rx_flush(struct pgwsi_rx *rx);
 /* Reads once, so that at least a byte of the frame at pos comes in if one is there. eof and filled
  * tell. PGWS_ENOMEM, PGWS_EPROTO (a frame that is too long; see error). */
 int pgwsi_rx_read(struct pgwsi_rx *rx);
+/* A recv of n bytes made so much room that the sender has used it. */
+bool pgwsi_rx_is_more(const struct pgwsi_rx *rx, size_t n);
+/* Both ends of an IPv4 or IPv6 connection have one address, or the other is a loopback one. */
+bool pgwsi_same_machine(const struct sockaddr_storage *ours, const struct sockaddr_storage *theirs);
 /* Nothing is left: decides how long to rest. now_ns: CLOCK_MONOTONIC. */
 void pgwsi_rx_round(struct pgwsi_rx *rx, int64_t now_ns);
 int64_t pgwsi_rx_now_ns(void);

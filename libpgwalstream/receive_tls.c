@@ -199,7 +199,7 @@ static void no_bytes(struct pgwsi_rx *rx, int ret)
 void pgwsi_tls_read(struct pgwsi_rx *rx)
 {
 	struct pgwsi_tls *tls = rx->tls;
-	bool fed = false;
+	bool fed = false, more = false;
 	rx->read_wants_write = false;
 	ERR_clear_error();
 	while (!rx->eof && !rx->read_wants_write) {
@@ -209,9 +209,12 @@ void pgwsi_tls_read(struct pgwsi_rx *rx)
 			return;
 		}
 		if (tls->dry) {
-			if (fed || !feed(rx))
+			if (fed || !feed(rx)) {
+				rx->filled = more;
 				return;
+			}
 			fed = true;
+			more = pgwsi_rx_is_more(rx, tls->raw_end);
 		}
 		int n = SSL_read(tls->ssl, rx->end, room > INT_MAX ? INT_MAX : (int)room);
 		if (n <= 0) {

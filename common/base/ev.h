@@ -134,7 +134,7 @@ void ev_defer(struct ev_loop *loop, struct ev_deferred *d, void (*cb)(void *arg)
  * rest in front. Of several requests the shortest counts. For a source whose pieces come one by
  * one and fast: a wake-up for each would cost more than all the work.
  */
-#define EV_REST_MAX_US 2000
+#define EV_REST_MAX_US 3000
 void ev_loop_rest(
 	struct ev_loop *loop, unsigned us, struct ev_deferred *d, void (*cb)(void *arg), void *arg);
 /* Takes it off again, if it is queued. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: PostgreSQL */
 /*
  * The receive path against a walsender played by hand: every byte boundary, every kind of frame,
- * nonsense, a full socket, a key update, the buffer's size; and the rest between two wake-ups by a
- * clock that the test moves.
+ * nonsense, the path, a full socket, a key update, the buffer's size; and the rest
+ * between two wake-ups by a clock that the test moves.
  */
 #include "config.h"
 
@@ -634,6 +634,106 @@ static void test_buffer_size(void **state)
 	walsender_close(w);
 }
 
+/* ---- The path -------------------------------------------------------------------------------- */
+
+static struct sockaddr_storage address(int family, const char *text)
+{
+	struct sockaddr_storage sa = {.ss_family = (sa_family_t)family};
+	void *to = family == AF_INET ? (void *)&((struct sockaddr_in *)&sa)->sin_addr
+				     : (void *)&((struct sockaddr_in6 *)&sa)->sin6_addr;
+	assert_int_equal(inet_pton(family, text, to), 1);
+	return sa;
+}
+
+static void test_same_machine(void **state)
+{
+	(void)state;
+	static const struct {
+		int family;
+		const char *ours, *theirs;
+		bool same;
+	} pairs[] = {
+		{AF_INET, "127.0.0.1", "127.0.0.1", true},
+		{AF_INET, "127.0.0.1", "127.0.0.53", true},
+		{AF_INET, "10.1.2.3", "10.1.2.3", true},
+		{AF_INET, "10.1.2.3", "10.1.2.4", false},
+		{AF_INET, "127.0.0.1", "10.1.2.4", false},
+		{AF_INET6, "::1", "::1", true},
+		{AF_INET6, "fe80::1", "fe80::1", true},
+		{AF_INET6, "fe80::1", "fe80::2", false},
+		{AF_INET6, "::ffff:127.0.0.1", "::ffff:127.0.0.1", true},
+	};
+	for (size_t i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++) {
+		struct sockaddr_storage ours = address(pairs[i].family, pairs[i].ours),
+					theirs = address(pairs[i].family, pairs[i].theirs);
+		assert_int_equal(pgwsi_same_machine(&ours, &theirs), pairs[i].same);
+	}
+	struct sockaddr_storage v4 = address(AF_INET, "127.0.0.1"), v6 = address(AF_INET6, "::1");
+	assert_false(pgwsi_same_machine(&v4, &v6));
+	struct sockaddr_storage none = {.ss_family = AF_UNSPEC};
+	assert_false(pgwsi_same_machine(&none, &none));
+}
+
+/* n bytes over a socket of a path, and one read. */
+static void read_once(struct pgwsi_rx *rx, int from, size_t n)
+{
+	static const uint8_t zeros[PGWSI_BUFFER_BYTES];
+	assert_int_equal(write(from, zeros, n), n);
+	rx->pos = rx->end = rx->buf;
+	assert_int_equal(pgwsi_rx_read(rx), 0);
+	assert_int_equal(rx->end - rx->buf, n);
+}
+
+/* What makes room at the sender is followed by one more read; a full buffer always. */
+static void test_more(void **state)
+{
+	(void)state;
+	int fds[2];
+	uint8_t buf[4096];
+	struct pgwsi_path path = {.more_bytes = 1000};
+	struct pgwsi_rx rx = {.path = &path, .buf = buf, .pos = buf, .end = buf};
+	rx.size = sizeof(buf);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+	rx.fd = fds[0];
+	read_once(&rx, fds[1], 1000);
+	assert_true(rx.filled);
+	read_once(&rx, fds[1], 999);
+	assert_false(rx.filled);
+	path.more_bytes = 0;
+	read_once(&rx, fds[1], 4095);
+	assert_false(rx.filled);
+	read_once(&rx, fds[1], 4096);
+	assert_true(rx.filled);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+/* The same under TLS, where the read is OpenSSL's food. */
+static void test_more_tls(void **state)
+{
+	(void)state;
+	if (!have_tls)
+		skip();
+	const struct pgwsi_path path = {.more_bytes = 16384};
+	struct walsender *w = open_walsender(true);
+	struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
+	struct pgws_event ev;
+	struct frames f = {.len = 0};
+	const uint8_t body[1000] = {0};
+	for (uint64_t lsn = 1; lsn <= 20; lsn++)
+		put_data(&f, lsn, body, sizeof(body));
+	s->rx->path = &path;
+	walsender_say(w, &f);
+	assert_int_equal(next(s, &ev), 0);
+	assert_true(s->rx->filled);
+	for (int i = 1; i < 20; i++)
+		assert_int_equal(next(s, &ev), 0);
+	assert_int_equal(pgws_stream_next(s, &ev), PGWS_EAGAIN);
+	assert_false(s->rx->filled);
+	done(s, w);
+	walsender_close(w);
+}
+
 /* ---- Output ---------------------------------------------------------------------------------- */
 
 /* Status updates until the socket is full; returns the last write position. */
@@ -844,7 +944,8 @@ static unsigned round_of(struct pgwsi_rx *rx, int64_t *now_ns, int64_t us, uint6
 static void test_rest(void **state)
 {
 	(void)state;
-	struct pgwsi_rx rx = {.fd = -1, .rest_events = 1000, .rest_bytes = 65536};
+	struct pgwsi_path path = {.rest_max_us = 2000, .rest_events = 1000, .rest_bytes = 65536};
+	struct pgwsi_rx rx = {.fd = -1, .path = &path};
 	int64_t now = INT64_C(1) << 50;
 	/* Slow: never, whatever the wake-up brought. */
 	for (int i = 0; i < 100; i++)
@@ -852,7 +953,7 @@ static void test_rest(void **state)
 	/* Fast, few a wake-up: from the first millisecond on; the faster, the longer. */
 	for (int i = 0; i < 99; i++)
 		round_of(&rx, &now, 20, 2, 200);
-	assert_in_range(rx.rest_us, 899, 901);
+	assert_in_range(rx.rest_us, 899, 902);
 	/* Nothing came: at once not any more, and the next ones alone do not bring it back. */
 	assert_int_equal(round_of(&rx, &now, 300, 0, 0), 0);
 	assert_int_equal(round_of(&rx, &now, 20, 2, 200), 0);
@@ -867,7 +968,7 @@ static void test_rest(void **state)
 	assert_true(rx.rest_us > 50);
 	assert_int_equal(round_of(&rx, &now, 20000, 1, 200), 0);
 	/* So fast that a Unix socket's buffer would be full: shorter. */
-	rx.rest_events = 64;
+	path.rest_events = 64;
 	for (int i = 0; i < 99; i++)
 		round_of(&rx, &now, 100, 50, 100);
 	assert_int_equal(rx.rest_us, 128);
@@ -879,10 +980,14 @@ static void test_rest(void **state)
 		round_of(&rx, &now, 100, 5, 100000);
 	assert_int_equal(rx.rest_us, 0);
 	/* Never longer than this. */
-	rx.rest_events = 100000;
+	path.rest_events = 100000;
 	for (int i = 0; i < 99; i++)
 		round_of(&rx, &now, 100, 500, 1);
 	assert_int_equal(rx.rest_us, 2000);
+	path.rest_max_us = 3000;
+	for (int i = 0; i < 99; i++)
+		round_of(&rx, &now, 100, 500, 1);
+	assert_int_equal(rx.rest_us, 3000);
 }
 
 static int setup_tls(void **state)
@@ -921,6 +1026,9 @@ int main(void)
 		cmocka_unit_test(test_tls_in_the_kernel),
 		cmocka_unit_test(test_start_answers),
 		cmocka_unit_test(test_buffer_size),
+		cmocka_unit_test(test_same_machine),
+		cmocka_unit_test(test_more),
+		cmocka_unit_test(test_more_tls),
 		cmocka_unit_test(test_full_socket),
 		cmocka_unit_test(test_key_update),
 		cmocka_unit_test(test_orderly_end),
