@@ -9,8 +9,8 @@
  *     client  'r' write8 flush8 apply8 time8 reply1
  *
  * Invariants:
- *   1. At most one read of the socket between two PGWS_EAGAIN of pgws_stream_next, unless it filled
- *      the buffer: one read per readiness gives many messages, which is where the time goes.
+ *   1. At most one read of the socket between two PGWS_EAGAIN of pgws_stream_next, unless it
+ *      brought much: one read per readiness gives many messages, which is where the time goes.
  *   2. Everything the server sent before it closed is given out before the loss is reported, an
  *      ErrorResponse included: its SQLSTATE is what tells a lost slot from a lost network.
  *   3. With s->rx the connection is not libpq's until the stream's end (receive.h): no PQ call.

@@ -13,7 +13,7 @@
  *   1. An event's data stays where it was received; the buffer changes only in read_more, which the
  *      next call may reach.
  *   2. PGWS_EAGAIN is only given out when no whole frame is buffered and the last read found the
- *      socket empty or did not fill the buffer.
+ *      socket empty, or brought too little for another to be worth it.
  *   3. What was received is given out before a loss is reported.
  */
 #include "config.h"
@@ -162,7 +162,7 @@ static int read_more(struct pgws_stream *s)
 	struct pgwsi_rx *rx = s->rx;
 	if (rx->eof)
 		return lost(s);
-	if (rx->read_done && !rx->filled) {
+	if (rx->read_done && !rx->more) {
 		rx->read_done = false;
 		return PGWS_EAGAIN;
 	}

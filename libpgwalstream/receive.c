@@ -45,6 +45,9 @@
 #define REST_LONGEST_RATE 222000 /* from here on it is the path's longest */
 #define REST_SHORT_US 200
 #define REST_MIN_US 50
+/* One round reads so much at most if it goes on only because much came: the caller has other work,
+ * too, and the descriptor stays ready. */
+#define ROUND_BYTES (1024 * 1024)
 #define WINDOW_NS INT64_C(1000000)
 #define WINDOW_EVENTS 64
 
@@ -84,19 +87,21 @@ static const struct pgwsi_path path_tcp = {
 };
 
 /*
- * TCP inside this machine: as long as the window is open, each of the walsender's messages is a
- * segment with a way through both kernels, an skb, an acknowledgement's share. A small receive
- * buffer is full early in a rest; from then on the sender's kernel appends what is written to one
- * large segment, which our reading fetches: the acknowledgement that a recv sends has brought the
- * next window before the recv returns, so that reading goes on without a wake-up until little
- * comes. Over a network the same buffer would make each window cost a round trip: never there.
+ * TCP inside this machine: as long as there is room, each of the walsender's messages is a segment
+ * with a way through both kernels, an skb, an acknowledgement's share. A small receive buffer is
+ * full early in a rest (of small messages' skbs, of a kilobyte and more each, rather than of bytes;
+ * the kernel then joins those that it holds); from then on the sender's kernel appends what is
+ * written to one large segment, which our reading fetches: the acknowledgement that a recv sends
+ * has brought the next window before the recv returns, so that reading goes on without a wake-up
+ * until little comes. Over a network the same buffer would make each window cost a round trip.
  *
- * The kernel takes twice receive_buffer for a window, and acknowledges what exceeds one segment (64
- * kB here) at once: the window has to hold three of them, or a large message waits 40 ms for a
- * delayed acknowledgement of small ones, or 200 ms for a probe.
+ * The kernel takes twice receive_buffer; the window is nearly all of that, up to Linux 6.5 half of
+ * it. It acknowledges at the latest when half of the window is used, so that half of it has to hold
+ * a segment (64 kB here): or else a large message behind small ones waits 40 ms for a delayed
+ * acknowledgement, or 200 ms for a probe.
  */
 static const struct pgwsi_path path_local_tcp = {
-	.receive_buffer = 98304,
+	.receive_buffer = 131072,
 	.more_bytes = 16384,
 	.rest_max_us = 2000,
 	.rest_events = 4096,
@@ -106,7 +111,7 @@ static const struct pgwsi_path path_local_tcp = {
 /* A message is dear on both sides, so that fewer come per second: longer rests, and a small buffer
  * would not fill in them. */
 static const struct pgwsi_path path_tls = {
-	.more_bytes = PGWSI_BUFFER_BYTES,
+	.more_bytes = PGWSI_BUFFER_BYTES, /* all that it is fed at once */
 	.rest_max_us = 3000,
 	.rest_events = 4096,
 	.rest_bytes = 262144,
@@ -149,7 +154,7 @@ struct pgwsi_rx *pgwsi_rx_new(PGconn *conn)
 		return NULL;
 	rx->fd = PQsocket(conn);
 	rx->path = path_of(rx->fd, PQsslInUse(conn) != 0);
-	if (rx->path->receive_buffer != 0)
+	if (rx->path->receive_buffer != 0) /* it only saves work: what the kernel gives will do */
 		(void)setsockopt(rx->fd, SOL_SOCKET, SO_RCVBUF, &rx->path->receive_buffer,
 			sizeof(rx->path->receive_buffer));
 	rx->size = PGWSI_BUFFER_BYTES;
@@ -287,7 +292,7 @@ static int make_room(struct pgwsi_rx *rx)
 
 bool pgwsi_rx_is_more(const struct pgwsi_rx *rx, size_t n)
 {
-	return rx->path->more_bytes != 0 && n >= rx->path->more_bytes;
+	return rx->path->more_bytes != 0 && n >= rx->path->more_bytes && rx->bytes < ROUND_BYTES;
 }
 
 static void plain_read(struct pgwsi_rx *rx)
@@ -297,7 +302,7 @@ static void plain_read(struct pgwsi_rx *rx)
 	do {
 		n = recv(rx->fd, rx->end, room, MSG_DONTWAIT);
 	} while (n < 0 && errno == EINTR);
-	rx->filled = n > 0 && ((size_t)n == room || pgwsi_rx_is_more(rx, (size_t)n));
+	rx->more = n > 0 && ((size_t)n == room || pgwsi_rx_is_more(rx, (size_t)n));
 	if (n > 0) {
 		rx->end += n;
 		rx->bytes += (uint64_t)n;
@@ -321,7 +326,7 @@ int pgwsi_rx_read(struct pgwsi_rx *rx)
 	if (err != 0)
 		return err;
 	rx->read_done = true;
-	rx->filled = false;
+	rx->more = false;
 	if (rx->tls != NULL)
 		pgwsi_tls_read(rx);
 	else
@@ -338,7 +343,7 @@ int64_t pgwsi_rx_now_ns(void)
 	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
-/* As long as the messages of a rest fit the socket's buffer many times over. */
+/* As long as what comes in a rest has room, in the socket's buffers or in front of them. */
 static unsigned rest_for(const struct pgwsi_rx *rx, double events_per_s, double bytes_per_s)
 {
 	if (events_per_s <= REST_RATE)

@@ -46,7 +46,8 @@ struct pgwsi_rx {
 	const struct pgwsi_path *path;
 	struct pgwsi_tls *tls; /* NULL: none */
 	bool read_done;        /* one read was made since the last PGWS_EAGAIN */
-	bool filled;           /* it left nothing free, or made room: more may be there */
+	bool more;             /* another one is worth it: this one left nothing free, or
+				  brought much */
 	bool eof;              /* nothing comes any more; why is in error */
 	bool read_wants_write; /* TLS */
 	bool write_wants_read; /* TLS */
@@ -81,12 +82,13 @@ void pgwsi_rx_free(struct pgwsi_rx **rx);
 int pgwsi_rx_put(struct pgwsi_rx *rx, char type, const void *body, size_t len);
 /* 0: nothing is left to write; PGWS_EAGAIN. */
 int pgwsi_rx_flush(struct pgwsi_rx *rx);
-/* Reads once, so that at least a byte of the frame at pos comes in if one is there. eof and filled
+/* Reads once, so that at least a byte of the frame at pos comes in if one is there. eof and more
  * tell. PGWS_ENOMEM, PGWS_EPROTO (a frame that is too long; see error). */
 int pgwsi_rx_read(struct pgwsi_rx *rx);
-/* A recv of n bytes made so much room that the sender has used it. */
+/* Whether one of n bytes is worth another: see path, and not for ever. */
 bool pgwsi_rx_is_more(const struct pgwsi_rx *rx, size_t n);
-/* Both ends of an IPv4 or IPv6 connection have one address, or the other is a loopback one. */
+/* Both ends of an IPv4 or IPv6 connection have one address, or an IPv4 server has a loopback one.
+ */
 bool pgwsi_same_machine(const struct sockaddr_storage *ours, const struct sockaddr_storage *theirs);
 /* Nothing is left: decides how long to rest. now_ns: CLOCK_MONOTONIC. */
 void pgwsi_rx_round(struct pgwsi_rx *rx, int64_t now_ns);

@@ -6,8 +6,8 @@
  *
  * The server makes a TLS record of every message, and OpenSSL reads a record's header and body each
  * by itself. A BIO of ours in the place of the reading one gives it the bytes of one large recv:
- * one call per wake-up, and "no more" without asking the socket. With its read-ahead it asks us for
- * several records at once. Writing goes through libpq's own BIO.
+ * few calls per wake-up, and "no more" without asking the socket. With its read-ahead it asks us
+ * for several records at once. Writing goes through libpq's own BIO.
  *
  * Invariants:
  *   1. The BIO never says end of file, only "retry": how the socket ended we know ourselves, and
@@ -205,12 +205,12 @@ void pgwsi_tls_read(struct pgwsi_rx *rx)
 	while (!rx->eof && !rx->read_wants_write) {
 		size_t room = rx->size - (size_t)(rx->end - rx->buf);
 		if (room == 0) {
-			rx->filled = true;
+			rx->more = true;
 			return;
 		}
 		if (tls->dry) {
 			if (fed || !feed(rx)) {
-				rx->filled = more;
+				rx->more = more;
 				return;
 			}
 			fed = true;

@@ -418,7 +418,7 @@ static void test_died(void **state)
 }
 
 /* Reads a burst to its end; whether a rest was asked for in it. */
-static bool rests_in_a_burst(struct pgws_stream *s)
+static bool rests_in_a_burst(struct pgws_stream *s, unsigned max_us)
 {
 	struct pgws_event ev;
 	unsigned n_rests = 0;
@@ -433,7 +433,7 @@ static bool rests_in_a_burst(struct pgws_stream *s)
 		}
 		assert_int_equal(err, PGWS_EAGAIN);
 		unsigned rest = pgws_stream_rest_us(s);
-		assert_true(rest <= 3000);
+		assert_true(rest <= max_us);
 		n_rests += rest > 0;
 		if (rest > 0)
 			usleep(rest);
@@ -454,7 +454,7 @@ static void test_rest(void **state)
 		struct pgws_stream *s = streaming((enum transport)t, PGWS_RECEIVE_SOCKET);
 		struct pgws_event ev;
 		/* On a busy machine everything may have come in before we look. */
-		for (int i = 0; i < 20 && !rests_in_a_burst(s); i++)
+		for (int i = 0; i < 20 && !rests_in_a_burst(s, t == TLS ? 3000 : 2000); i++)
 			assert_true(i < 19);
 		/* All is given out: the first round without an event ends it. */
 		int rounds = 0;
@@ -489,21 +489,21 @@ static int receive_buffer(enum transport transport, enum pgws_receive how)
 static void test_receive_buffer(void **state)
 {
 	(void)state;
-	assert_int_equal(receive_buffer(TCP, PGWS_RECEIVE_SOCKET), 2 * 98304);
-	assert_int_not_equal(receive_buffer(TCP, PGWS_RECEIVE_LIBPQ), 2 * 98304);
-	assert_int_not_equal(receive_buffer(UNIX, PGWS_RECEIVE_SOCKET), 2 * 98304);
+	assert_int_equal(receive_buffer(TCP, PGWS_RECEIVE_SOCKET), 2 * 131072);
+	assert_int_not_equal(receive_buffer(TCP, PGWS_RECEIVE_LIBPQ), 2 * 131072);
+	assert_int_not_equal(receive_buffer(UNIX, PGWS_RECEIVE_SOCKET), 2 * 131072);
 	if (have_tls)
-		assert_int_not_equal(receive_buffer(TLS, PGWS_RECEIVE_SOCKET), 2 * 98304);
+		assert_int_not_equal(receive_buffer(TLS, PGWS_RECEIVE_SOCKET), 2 * 131072);
 }
 
-enum { MIXED_ROUNDS = 200 };
+enum { MIXED_ROUNDS = 200, STALL_MS = 35 };
 
-/* Small messages, then one of up to a segment's size, many times. */
-static int64_t read_mixed_sizes(enum transport transport)
+/* Small messages, then one of up to a segment's size, many times: how often that took long. */
+static int stalls_of_mixed_sizes(enum transport transport)
 {
 	struct pgws_stream *s = streaming(transport, PGWS_RECEIVE_SOCKET);
-	int64_t begun_ms = now_ms();
 	uint64_t end_lsn = 0;
+	int n = 0;
 	for (int i = 0; i < MIXED_ROUNDS; i++) {
 		char sql[200];
 		int last = i * 3 + 10;
@@ -512,23 +512,23 @@ static int64_t read_mixed_sizes(enum transport transport)
 			" FROM generate_series(1, %d) i",
 			last, 40000 + i * 150, last);
 		run(sql);
+		int64_t begun_ms = now_ms();
 		end_lsn = take_transactions(s, 1).end_lsn;
+		n += now_ms() - begun_ms >= STALL_MS;
 	}
-	int64_t took_ms = now_ms() - begun_ms;
 	confirm(s, end_lsn);
 	pgws_stream_free(&s);
-	return took_ms;
+	return n;
 }
 
-/* Whatever the window has left, nothing waits each time for an acknowledgement that the kernel
- * delays (40 ms) or for a probe (200 ms). */
+/* Whatever the window has left, a message does not wait for an acknowledgement that the kernel
+ * delays (40 ms) or for a probe (200 ms). A busy machine stalls the Unix socket as often. */
 static void test_mixed_sizes(void **state)
 {
 	(void)state;
-	int64_t unix_ms = read_mixed_sizes(UNIX), tcp_ms = read_mixed_sizes(TCP);
-	if (tcp_ms > 4 * unix_ms + MIXED_ROUNDS * 20)
-		fail_msg(
-			"TCP: %lld ms, a Unix socket: %lld", (long long)tcp_ms, (long long)unix_ms);
+	int plain = stalls_of_mixed_sizes(UNIX), tcp = stalls_of_mixed_sizes(TCP);
+	if (tcp > plain + MIXED_ROUNDS / 10)
+		fail_msg("TCP: %d stalls, a Unix socket: %d", tcp, plain);
 }
 
 static void enable_tls(void)

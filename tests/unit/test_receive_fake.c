@@ -696,42 +696,77 @@ static void test_more(void **state)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
 	rx.fd = fds[0];
 	read_once(&rx, fds[1], 1000);
-	assert_true(rx.filled);
+	assert_true(rx.more);
 	read_once(&rx, fds[1], 999);
-	assert_false(rx.filled);
+	assert_false(rx.more);
+	/* Not for ever: there is other work. */
+	rx.bytes = 1 << 20;
+	read_once(&rx, fds[1], 1000);
+	assert_false(rx.more);
+	rx.bytes = 0;
 	path.more_bytes = 0;
 	read_once(&rx, fds[1], 4095);
-	assert_false(rx.filled);
+	assert_false(rx.more);
 	read_once(&rx, fds[1], 4096);
-	assert_true(rx.filled);
+	assert_true(rx.more);
 	close(fds[0]);
 	close(fds[1]);
 }
 
-/* The same under TLS, where the read is OpenSSL's food. */
-static void test_more_tls(void **state)
+/* What comes while a large read is given out is read, too, before anybody waits. */
+static void more_is_read(bool tls)
 {
-	(void)state;
-	if (!have_tls)
-		skip();
-	const struct pgwsi_path path = {.more_bytes = 16384};
-	struct walsender *w = open_walsender(true);
+	const struct pgwsi_path path = {.more_bytes = 10000};
+	struct walsender *w = open_walsender(tls);
 	struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
 	struct pgws_event ev;
-	struct frames f = {.len = 0};
-	const uint8_t body[1000] = {0};
-	for (uint64_t lsn = 1; lsn <= 20; lsn++)
-		put_data(&f, lsn, body, sizeof(body));
+	const uint8_t body[10000] = {0};
+	struct frames large = {.len = 0}, small = {.len = 0};
+	put_data(&large, 1, body, 1000);
+	put_data(&large, 2, body, sizeof(body));
+	put_data(&small, 3, body, 1000);
 	s->rx->path = &path;
-	walsender_say(w, &f);
-	assert_int_equal(next(s, &ev), 0);
-	assert_true(s->rx->filled);
-	for (int i = 1; i < 20; i++)
+	for (int i = 0; i < 2; i++) {
+		walsender_say(w, &large);
 		assert_int_equal(next(s, &ev), 0);
+		walsender_say(w, &small);
+		assert_int_equal(pgws_stream_next(s, &ev), 0);
+		assert_int_equal(pgws_stream_next(s, &ev), 0);
+		assert_int_equal(ev.start_lsn, 3);
+		assert_int_equal(pgws_stream_next(s, &ev), PGWS_EAGAIN);
+	}
+	/* A small one is not followed by another. */
+	walsender_say(w, &small);
+	assert_int_equal(next(s, &ev), 0);
+	walsender_say(w, &small);
 	assert_int_equal(pgws_stream_next(s, &ev), PGWS_EAGAIN);
-	assert_false(s->rx->filled);
+	assert_int_equal(next(s, &ev), 0);
 	done(s, w);
 	walsender_close(w);
+}
+
+static void test_more_is_read(void **state)
+{
+	(void)state;
+	more_is_read(false);
+	if (have_tls)
+		more_is_read(true);
+}
+
+/* Local TCP: test_receive. */
+static void test_paths(void **state)
+{
+	(void)state;
+	for (int tls = 0; tls <= (have_tls ? 1 : 0); tls++) {
+		struct walsender *w = open_walsender(tls == 1);
+		struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
+		const struct pgwsi_path *path = s->rx->path;
+		assert_int_equal(path->receive_buffer, 0);
+		assert_int_equal(path->more_bytes, tls == 1 ? PGWSI_BUFFER_BYTES : 0);
+		assert_int_equal(path->rest_max_us, tls == 1 ? 3000 : 2000);
+		done(s, w);
+		walsender_close(w);
+	}
 }
 
 /* ---- Output ---------------------------------------------------------------------------------- */
@@ -1028,7 +1063,8 @@ int main(void)
 		cmocka_unit_test(test_buffer_size),
 		cmocka_unit_test(test_same_machine),
 		cmocka_unit_test(test_more),
-		cmocka_unit_test(test_more_tls),
+		cmocka_unit_test(test_more_is_read),
+		cmocka_unit_test(test_paths),
 		cmocka_unit_test(test_full_socket),
 		cmocka_unit_test(test_key_update),
 		cmocka_unit_test(test_orderly_end),
