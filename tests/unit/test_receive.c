@@ -496,7 +496,7 @@ static void test_receive_buffer(void **state)
 		assert_int_not_equal(receive_buffer(TLS, PGWS_RECEIVE_SOCKET), 2 * 131072);
 }
 
-enum { MIXED_ROUNDS = 200, STALL_MS = 35 };
+enum { MIXED_ROUNDS = 200, STALL_MS = 150 };
 
 /* Small messages, then one of up to a segment's size, many times: how often that took long. */
 static int stalls_of_mixed_sizes(enum transport transport)
@@ -521,13 +521,13 @@ static int stalls_of_mixed_sizes(enum transport transport)
 	return n;
 }
 
-/* Whatever the window has left, a message does not wait for an acknowledgement that the kernel
- * delays (40 ms) or for a probe (200 ms). A busy machine stalls the Unix socket as often. */
+/* Whatever the window has left, no message waits for a window probe (200 ms; with a buffer of 16 kB
+ * every 17th transaction does). A busy machine stalls the Unix socket as often. */
 static void test_mixed_sizes(void **state)
 {
 	(void)state;
 	int plain = stalls_of_mixed_sizes(UNIX), tcp = stalls_of_mixed_sizes(TCP);
-	if (tcp > plain + MIXED_ROUNDS / 10)
+	if (tcp > plain + 3)
 		fail_msg("TCP: %d stalls, a Unix socket: %d", tcp, plain);
 }
 
