@@ -374,6 +374,10 @@ def test_server_cannot_stream(suite, tail, from_slot):
     publish(suite, name, "id int PRIMARY KEY, t text")
     suite.sql("ALTER SYSTEM SET logical_decoding_work_mem = '64kB'")
     suite.sql("SELECT pg_reload_conf()")
+    # The daemon's slot may hold an earlier test's message, which the tail would show.
+    lsn = suite.sql("SELECT pg_current_wal_insert_lsn()")[0][0]
+    wait_until("the slot let go of what was before", lambda: suite.sql(
+        "SELECT bool_and(confirmed_flush_lsn >= %s) FROM pg_replication_slots WHERE NOT temporary", lsn)[0][0], 30)
     try:
         t = tail("--table", name, "--op", "insert,message", *(["--from-slot", "--follow"] if from_slot else []))
         suite.sql(f"INSERT INTO {name} VALUES (0, 'before')")
