@@ -88,7 +88,7 @@ static const struct pgwsi_path path_tcp = {
 
 /*
  * TCP inside this machine: as long as there is room, each of the walsender's messages is a segment
- * with a way through both kernels, an skb, an acknowledgement's share. A small receive buffer is
+ * with a way through both sockets, an skb, an acknowledgement's share. A small receive buffer is
  * full early in a rest (of small messages' skbs, of a kilobyte and more each, rather than of bytes;
  * the kernel then joins those that it holds); from then on the sender's kernel appends what is
  * written to one large segment, which our reading fetches: the acknowledgement that a recv sends

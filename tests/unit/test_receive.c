@@ -23,6 +23,8 @@
 #include <cmocka.h>
 
 #include "libpgwalstream/pgwalstream.h"
+#include "libpgwalstream/receive.h"
+#include "libpgwalstream/stream_internal.h"
 #include "tests/unit/helper_sql.h"
 #include "tests/unit/helper_tls.h"
 
@@ -481,6 +483,8 @@ static int receive_buffer(enum transport transport, enum pgws_receive how)
 	int bytes = 0;
 	socklen_t len = sizeof(bytes);
 	assert_int_equal(getsockopt(pgws_stream_fd(s), SOL_SOCKET, SO_RCVBUF, &bytes, &len), 0);
+	if (transport == TCP && how == PGWS_RECEIVE_SOCKET)
+		assert_int_equal(s->rx->path->more_bytes, 16384);
 	pgws_stream_free(&s);
 	return bytes;
 }
