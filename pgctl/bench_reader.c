@@ -4,7 +4,7 @@
  *
  * When a reader is done is seen from outside and the same for all: the CPU times of the reader, of
  * its walsender and (walstreamd) of the ring's consumer are sampled, and the last sample in which
- * one of them had worked is the end; then it is asked whether all has arrived. Asking costs the
+ * one of them was busy is the end; then it is asked whether all has arrived. Asking costs the
  * reader CPU, so it is done only when everything has been quiet, and after the figures were taken.
  *
  * Context: the bench process.
@@ -29,9 +29,12 @@
 #define POLL_US 20000
 #define END_MS 10000
 #define DROP_TRIES 250
-/* Watching: a sample every 2 ms costs 1 % of a CPU. Less work than WORK_NS in one is a timer. */
+/* Watching: a sample every 2 ms costs 1 % of a CPU. Less work than WORK_NS in one is a timer; less
+ * than BUSY_NS, a tenth of it, an acknowledgement: walstreamd sends one up to 50 ms after the load,
+ * the others none. */
 #define SAMPLE_US 2000
 #define WORK_NS 20000
+#define BUSY_NS 200000
 #define QUIET_US 80000
 #define STUCK_US 60000000
 #define WATCHED_MAX 3
@@ -209,7 +212,7 @@ struct samples {
 	int fds[WATCHED_MAX];
 	uint64_t ns[WATCHED_MAX];
 	size_t n;
-	uint64_t worked_us; /* when one of them last had */
+	uint64_t busy_us; /* when one of them last was */
 };
 
 static uint64_t sample(int fd)
@@ -222,7 +225,7 @@ static uint64_t sample(int fd)
 
 static void samples_open(struct samples *s, const struct bench_reader *r)
 {
-	*s = (struct samples){.n = 2, .pids = {r->pid, r->walsender}, .worked_us = bench_now_us()};
+	*s = (struct samples){.n = 2, .pids = {r->pid, r->walsender}, .busy_us = bench_now_us()};
 	if (r->kind == BENCH_WALSTREAMD)
 		s->pids[s->n++] = r->suite->brokerd;
 	for (size_t i = 0; i < s->n; i++) {
@@ -248,6 +251,8 @@ static bool samples_worked(struct samples *s)
 	for (size_t i = 0; i < s->n; i++) {
 		uint64_t ns = sample(s->fds[i]);
 		worked = worked || ns > s->ns[i] + WORK_NS;
+		if (ns > s->ns[i] + BUSY_NS)
+			s->busy_us = bench_now_us();
 		s->ns[i] = ns;
 	}
 	for (size_t i = 0; i < s->n && !worked; i++)
@@ -265,7 +270,7 @@ static void wait_quiet(struct samples *s)
 		bench_pause_us(SAMPLE_US);
 		now = bench_now_us();
 		if (samples_worked(s))
-			s->worked_us = last = now;
+			last = now;
 	} while (now - last < QUIET_US);
 }
 
@@ -321,7 +326,7 @@ int bench_reader_settle(struct bench_reader *r)
 	while (status == PGCTL_OK && !sent) {
 		wait_quiet(&s);
 		status = is_sent(r, lsn, &sent);
-		if (status == PGCTL_OK && !sent && bench_now_us() > s.worked_us + STUCK_US)
+		if (status == PGCTL_OK && !sent && bench_now_us() > s.busy_us + STUCK_US)
 			status = stuck(r);
 	}
 	samples_close(&s);
@@ -357,13 +362,13 @@ int bench_watch_end(
 		walsender_ns = bench_cpu_ns(r->walsender) - w->walsender_ns;
 		sleeps = bench_sleeps(r->pid) - w->sleeps;
 		status = is_at(r, lsn, w->events_before + events, &there);
-		if (status == PGCTL_OK && !there && bench_now_us() > s.worked_us + STUCK_US)
+		if (status == PGCTL_OK && !there && bench_now_us() > s.busy_us + STUCK_US)
 			status = stuck(r);
 	}
 	samples_close(&s);
 	double n = (double)events;
 	*ret_cost = (struct bench_cost){
-		.events_per_s = n * 1e6 / (double)(s.worked_us - w->began_us),
+		.events_per_s = n * 1e6 / (double)(s.busy_us - w->began_us),
 		.cpu_us_per_event = (double)reader_ns / 1e3 / n,
 		.walsender_cpu_us_per_event = (double)walsender_ns / 1e3 / n,
 		.rss_mb = (double)bench_peak_bytes(r->pid) / (1 << 20),
