@@ -13,7 +13,7 @@
  *   1. An event's data stays where it was received; the buffer changes only in read_more, which the
  *      next call may reach.
  *   2. PGWS_EAGAIN is only given out when no whole frame is buffered and the last read found the
- *      socket empty, or brought too little for another to be worth it.
+ *      socket empty, brought too little for another to be worth it, or reached the round's quota.
  *   3. What was received is given out before a loss is reported.
  */
 #include "config.h"

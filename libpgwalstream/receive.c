@@ -46,8 +46,9 @@
 #define REST_SHORT_US 200
 #define REST_MIN_US 50
 /* One round reads so much at most if it goes on only because much came: the caller has other work,
- * too, and the descriptor stays ready. */
-#define ROUND_BYTES (1024 * 1024)
+ * too, and the descriptor stays ready. A quota is at least so much (see next_quota). */
+#define ROUND_BYTES ((size_t)1024 * 1024)
+#define QUOTA_MIN_BYTES ((size_t)64 * 1024)
 #define WINDOW_NS INT64_C(1000000)
 #define WINDOW_EVENTS 64
 
@@ -86,32 +87,43 @@ static const struct pgwsi_path path_tcp = {
 	.rest_bytes = 262144,
 };
 
+/* A message is dear on both sides, so that fewer come per second: longer rests. */
+static const struct pgwsi_path path_tls = {
+	.more_bytes = PGWSI_BUFFER_BYTES, /* all that it is fed at once */
+	.rest_max_us = 3000,
+	.rest_events = 4096,
+	.rest_bytes = 262144,
+};
+
 /*
  * TCP inside this machine: as long as there is room, each of the walsender's messages is a segment
- * with a way through both sockets, an skb, an acknowledgement's share. A small receive buffer is
- * full early in a rest (of small messages' skbs, of a kilobyte and more each, rather than of bytes;
- * the kernel then joins those that it holds); from then on the sender's kernel appends what is
- * written to one large segment, which our reading fetches: the acknowledgement that a recv sends
- * has brought the next window before the recv returns, so that reading goes on without a wake-up
- * until little comes. Over a network the same buffer would make each window cost a round trip.
+ * with a way through both sockets, an skb, an acknowledgement's share, mostly on the walsender's
+ * time. While there is none, the sender's kernel appends what is written to one large segment,
+ * which our reading fetches: the acknowledgement that a recv sends has brought the next window
+ * before the recv returns. So the receive buffer is small, and what it holds is never read away at
+ * once (see next_quota). Over a network the same buffer would make each window cost a round trip.
  *
  * The kernel takes twice receive_buffer; the window is nearly all of that, up to Linux 6.5 half of
  * it. It acknowledges at the latest when half of the window is used, so that half of it has to hold
  * a segment (64 kB here): or else a large message behind small ones waits 40 ms for a delayed
- * acknowledgement, or 200 ms for a probe.
+ * acknowledgement, or 200 ms for a probe. TCP's size is net.core.rmem_max as kernels come with it:
+ * more would be cut there. Under TLS fewer messages come per second, and a smaller one is enough.
  */
+#define LOCAL_MORE_BYTES 16384
+
 static const struct pgwsi_path path_local_tcp = {
-	.receive_buffer = 131072,
-	.more_bytes = 16384,
+	.receive_buffer = 212992,
+	.more_bytes = LOCAL_MORE_BYTES,
+	.has_quota = true,
 	.rest_max_us = 2000,
 	.rest_events = 4096,
 	.rest_bytes = 262144,
 };
 
-/* A message is dear on both sides, so that fewer come per second: longer rests, and a small buffer
- * would not fill in them. */
-static const struct pgwsi_path path_tls = {
-	.more_bytes = PGWSI_BUFFER_BYTES, /* all that it is fed at once */
+static const struct pgwsi_path path_local_tls = {
+	.receive_buffer = 131072,
+	.more_bytes = LOCAL_MORE_BYTES,
+	.has_quota = true,
 	.rest_max_us = 3000,
 	.rest_events = 4096,
 	.rest_bytes = 262144,
@@ -139,12 +151,10 @@ static const struct pgwsi_path *path_of(int fd, bool tls)
 	socklen_t len = sizeof(ours), their_len = sizeof(theirs);
 	if (getsockname(fd, (struct sockaddr *)&ours, &len) == 0 && ours.ss_family == AF_UNIX)
 		return &path_unix;
-	if (tls)
-		return &path_tls;
 	if (getpeername(fd, (struct sockaddr *)&theirs, &their_len) == 0 &&
 		pgwsi_same_machine(&ours, &theirs))
-		return &path_local_tcp;
-	return &path_tcp;
+		return tls ? &path_local_tls : &path_local_tcp;
+	return tls ? &path_tls : &path_tcp;
 }
 
 struct pgwsi_rx *pgwsi_rx_new(PGconn *conn)
@@ -157,6 +167,7 @@ struct pgwsi_rx *pgwsi_rx_new(PGconn *conn)
 	if (rx->path->receive_buffer != 0) /* it only saves work: what the kernel gives will do */
 		(void)setsockopt(rx->fd, SOL_SOCKET, SO_RCVBUF, &rx->path->receive_buffer,
 			sizeof(rx->path->receive_buffer));
+	rx->quota = ROUND_BYTES;
 	rx->size = PGWSI_BUFFER_BYTES;
 	rx->out_size = OUT_BYTES;
 	rx->buf = rx->pos = rx->end = malloc(rx->size);
@@ -292,7 +303,17 @@ static int make_room(struct pgwsi_rx *rx)
 
 bool pgwsi_rx_is_more(const struct pgwsi_rx *rx, size_t n)
 {
-	return rx->path->more_bytes != 0 && n >= rx->path->more_bytes && rx->bytes < ROUND_BYTES;
+	return rx->path->more_bytes != 0 && n >= rx->path->more_bytes && rx->bytes < rx->quota;
+}
+
+size_t pgwsi_rx_want(const struct pgwsi_rx *rx, size_t room)
+{
+	if (!rx->path->has_quota)
+		return room;
+	size_t left = rx->bytes < rx->quota ? rx->quota - rx->bytes : 0;
+	if (left < rx->path->more_bytes) /* less would look like the end */
+		left = rx->path->more_bytes;
+	return left < room ? left : room;
 }
 
 static void plain_read(struct pgwsi_rx *rx)
@@ -300,12 +321,12 @@ static void plain_read(struct pgwsi_rx *rx)
 	size_t room = rx->size - (size_t)(rx->end - rx->buf);
 	ssize_t n;
 	do {
-		n = recv(rx->fd, rx->end, room, MSG_DONTWAIT);
+		n = recv(rx->fd, rx->end, pgwsi_rx_want(rx, room), MSG_DONTWAIT);
 	} while (n < 0 && errno == EINTR);
-	rx->more = n > 0 && ((size_t)n == room || pgwsi_rx_is_more(rx, (size_t)n));
 	if (n > 0) {
 		rx->end += n;
-		rx->bytes += (uint64_t)n;
+		rx->bytes += (size_t)n;
+		rx->more = (size_t)n == room || pgwsi_rx_is_more(rx, (size_t)n);
 	} else if (n == 0) {
 		rx->eof = true;
 	} else if (errno != EAGAIN && errno != EWOULDBLOCK) {
@@ -361,6 +382,24 @@ static unsigned rest_for(const struct pgwsi_rx *rx, double events_per_s, double 
 }
 
 /*
+ * What the next round may read. While something waits in the sender's queue the window stays closed
+ * (see path_local_tcp), so a round reads a little less than there is: as much as comes in a rest,
+ * by what the last rounds saw. One that reached its quota left something, and the next may read a
+ * quarter more, so that the queue stays far from where the walsender has to wait; one that came to
+ * the end was allowed too much. Without a rest in front of it nothing is left.
+ */
+static size_t next_quota(const struct pgwsi_rx *rx)
+{
+	if (!rx->path->has_quota || rx->rest_us == 0)
+		return ROUND_BYTES;
+	size_t quota =
+		rx->bytes < rx->quota ? rx->bytes - rx->bytes / 16 : rx->quota + rx->quota / 4;
+	if (quota < QUOTA_MIN_BYTES)
+		return QUOTA_MIN_BYTES;
+	return quota < ROUND_BYTES ? quota : ROUND_BYTES;
+}
+
+/*
  * A round is what one wake-up gave. Rounds are taken together until they cover a millisecond or 64
  * events; one that took longer by itself, the wait in front of it included, is judged alone: so the
  * first messages after a quiet time never make anybody rest. A round that gave nothing ends resting
@@ -383,6 +422,7 @@ void pgwsi_rx_round(struct pgwsi_rx *rx, int64_t now_ns)
 		rx->window_events = rx->window_bytes = 0;
 		rx->window_ns = now_ns;
 	}
+	rx->quota = next_quota(rx);
 	rx->round_ns = now_ns;
 	rx->events = rx->bytes = 0;
 }

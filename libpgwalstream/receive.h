@@ -33,6 +33,7 @@ struct sockaddr_storage;
 struct pgwsi_path {
 	int receive_buffer;               /* SO_RCVBUF; 0: the kernel's own, which grows */
 	unsigned more_bytes;              /* a read of so many is followed by one more; 0: never */
+	bool has_quota;                   /* a round leaves something in the socket */
 	unsigned rest_max_us;             /* the longest rest */
 	unsigned rest_events, rest_bytes; /* at most so many come in during a rest */
 };
@@ -61,7 +62,8 @@ struct pgwsi_rx {
 	unsigned reads_small; /* reads in a row that would have done with the small buffer */
 	unsigned rest_us;
 	uint64_t events; /* given out in this round */
-	uint64_t bytes;  /* read in this round */
+	size_t bytes;    /* read in this round */
+	size_t quota;    /* after so many the round ends, even if more is there */
 	uint64_t window_events, window_bytes;
 	int64_t window_ns; /* when the window began */
 	int64_t round_ns;  /* when the last round ended */
@@ -85,8 +87,10 @@ int pgwsi_rx_flush(struct pgwsi_rx *rx);
 /* Reads once, so that at least a byte of the frame at pos comes in if one is there. eof and more
  * tell. PGWS_ENOMEM, PGWS_EPROTO (a frame that is too long; see error). */
 int pgwsi_rx_read(struct pgwsi_rx *rx);
-/* Whether one of n bytes is worth another: see path, and not for ever. */
+/* Whether one of n bytes, which rx->bytes has, is worth another: see path, and not for ever. */
 bool pgwsi_rx_is_more(const struct pgwsi_rx *rx, size_t n);
+/* What to read at once if there is so much room; at least more_bytes of path. */
+size_t pgwsi_rx_want(const struct pgwsi_rx *rx, size_t room);
 /* Both ends of an IPv4 or IPv6 connection have one address, or an IPv4 server has a loopback one.
  */
 bool pgwsi_same_machine(const struct sockaddr_storage *ours, const struct sockaddr_storage *theirs);

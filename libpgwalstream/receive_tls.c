@@ -160,7 +160,7 @@ static bool feed(struct pgwsi_rx *rx)
 	struct pgwsi_tls *tls = rx->tls;
 	ssize_t n;
 	do {
-		n = recv(tls->fd, tls->raw, sizeof(tls->raw), MSG_DONTWAIT);
+		n = recv(tls->fd, tls->raw, pgwsi_rx_want(rx, sizeof(tls->raw)), MSG_DONTWAIT);
 	} while (n < 0 && errno == EINTR);
 	tls->raw_pos = 0;
 	tls->raw_end = n > 0 ? (size_t)n : 0;
@@ -199,7 +199,7 @@ static void no_bytes(struct pgwsi_rx *rx, int ret)
 void pgwsi_tls_read(struct pgwsi_rx *rx)
 {
 	struct pgwsi_tls *tls = rx->tls;
-	bool fed = false, more = false;
+	bool fed = false;
 	rx->read_wants_write = false;
 	ERR_clear_error();
 	while (!rx->eof && !rx->read_wants_write) {
@@ -210,11 +210,10 @@ void pgwsi_tls_read(struct pgwsi_rx *rx)
 		}
 		if (tls->dry) {
 			if (fed || !feed(rx)) {
-				rx->more = more;
+				rx->more = fed && pgwsi_rx_is_more(rx, tls->raw_end);
 				return;
 			}
 			fed = true;
-			more = pgwsi_rx_is_more(rx, tls->raw_end);
 		}
 		int n = SSL_read(tls->ssl, rx->end, room > INT_MAX ? INT_MAX : (int)room);
 		if (n <= 0) {
@@ -222,7 +221,7 @@ void pgwsi_tls_read(struct pgwsi_rx *rx)
 			continue;
 		}
 		rx->end += n;
-		rx->bytes += (uint64_t)n;
+		rx->bytes += (size_t)n;
 		/* Saves the call that would say so. */
 		tls->dry = tls->raw_pos == tls->raw_end && SSL_has_pending(tls->ssl) == 0;
 	}

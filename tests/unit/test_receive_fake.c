@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <poll.h>
@@ -693,6 +694,7 @@ static void test_more(void **state)
 	struct pgwsi_path path = {.more_bytes = 1000};
 	struct pgwsi_rx rx = {.path = &path, .buf = buf, .pos = buf, .end = buf};
 	rx.size = sizeof(buf);
+	rx.quota = 10000;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
 	rx.fd = fds[0];
 	read_once(&rx, fds[1], 1000);
@@ -700,7 +702,9 @@ static void test_more(void **state)
 	read_once(&rx, fds[1], 999);
 	assert_false(rx.more);
 	/* Not for ever: there is other work. */
-	rx.bytes = 1 << 20;
+	rx.bytes = 8999;
+	read_once(&rx, fds[1], 1000);
+	assert_true(rx.more);
 	read_once(&rx, fds[1], 1000);
 	assert_false(rx.more);
 	rx.bytes = 0;
@@ -753,7 +757,75 @@ static void test_more_is_read(void **state)
 		more_is_read(true);
 }
 
-/* Local TCP: test_receive. */
+static void test_want(void **state)
+{
+	(void)state;
+	struct pgwsi_path path = {.more_bytes = 1000};
+	struct pgwsi_rx rx = {.path = &path, .quota = 5000};
+	rx.bytes = 4500;
+	assert_int_equal(pgwsi_rx_want(&rx, 9000), 9000);
+	path.has_quota = true;
+	assert_int_equal(pgwsi_rx_want(&rx, 9000), 1000);
+	assert_int_equal(pgwsi_rx_want(&rx, 700), 700);
+	rx.bytes = 6000;
+	assert_int_equal(pgwsi_rx_want(&rx, 9000), 1000);
+	rx.bytes = 0;
+	assert_int_equal(pgwsi_rx_want(&rx, 9000), 5000);
+}
+
+/* Until the socket holds so many: TCP passes on what is small by and by. */
+static void wait_bytes(const struct pgws_stream *s, size_t n)
+{
+	int held = 0;
+	for (int i = 0; i < STEPS && (size_t)held < n; i++) {
+		usleep(1000);
+		assert_int_equal(ioctl(pgws_stream_fd(s), FIONREAD, &held), 0);
+	}
+	assert_true((size_t)held >= n);
+}
+
+/* What a quota leaves in the socket is readable at once, and comes with the next round. */
+static void quota_is_kept(bool tls)
+{
+	const struct pgwsi_path path = {.more_bytes = 1000, .has_quota = true};
+	struct walsender *w = open_walsender(tls);
+	struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
+	struct pgws_event ev;
+	const uint8_t body[1000] = {0};
+	struct frames f = {.len = 0};
+	uint64_t lsn = 0;
+	while (s->rx->read_done)
+		assert_int_equal(pgws_stream_next(s, &ev), PGWS_EAGAIN);
+	for (uint64_t i = 1; i <= 20; i++) {
+		put_data(&f, i, body, sizeof(body));
+		walsender_say(w, &f);
+		f.len = 0;
+	}
+	wait_bytes(s, 20 * sizeof(body));
+	s->rx->path = &path;
+	s->rx->quota = 5000;
+	while (pgws_stream_next(s, &ev) == 0)
+		assert_int_equal(ev.start_lsn, ++lsn);
+	assert_in_range(lsn, 4, 6);
+	struct pollfd p = {.fd = pgws_stream_fd(s), .events = POLLIN};
+	assert_int_equal(poll(&p, 1, 0), 1);
+	for (; lsn < 20; lsn++) {
+		assert_int_equal(next(s, &ev), 0);
+		assert_int_equal(ev.start_lsn, lsn + 1);
+	}
+	done(s, w);
+	walsender_close(w);
+}
+
+static void test_quota_is_kept(void **state)
+{
+	(void)state;
+	quota_is_kept(false);
+	if (have_tls)
+		quota_is_kept(true);
+}
+
+/* Over TCP the walsender played here is on this machine. A Unix socket's needs none of that. */
 static void test_paths(void **state)
 {
 	(void)state;
@@ -761,8 +833,9 @@ static void test_paths(void **state)
 		struct walsender *w = open_walsender(tls == 1);
 		struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
 		const struct pgwsi_path *path = s->rx->path;
-		assert_int_equal(path->receive_buffer, 0);
-		assert_int_equal(path->more_bytes, tls == 1 ? PGWSI_BUFFER_BYTES : 0);
+		assert_int_equal(path->receive_buffer, tls == 1 ? 131072 : 0);
+		assert_int_equal(path->more_bytes, tls == 1 ? 16384 : 0);
+		assert_int_equal(path->has_quota, tls == 1);
 		assert_int_equal(path->rest_max_us, tls == 1 ? 3000 : 2000);
 		done(s, w);
 		walsender_close(w);
@@ -1025,6 +1098,37 @@ static void test_rest(void **state)
 	assert_int_equal(rx.rest_us, 3000);
 }
 
+/* A little less than came in a rest; what is left behind makes it grow. */
+static void test_quota(void **state)
+{
+	(void)state;
+	const size_t max = 1024 * 1024, min = 64 * 1024;
+	struct pgwsi_path path = {.rest_max_us = 2000, .rest_events = 4096, .rest_bytes = 262144};
+	struct pgwsi_rx rx = {.fd = -1, .path = &path, .quota = max};
+	int64_t now = INT64_C(1) << 50;
+	for (int i = 0; i < 9; i++)
+		round_of(&rx, &now, 2000, 1600, 100);
+	assert_true(rx.rest_us > 0);
+	assert_int_equal(rx.quota, max);
+	path.has_quota = true;
+	round_of(&rx, &now, 2000, 1600, 100);
+	assert_int_equal(rx.quota, 150000);
+	round_of(&rx, &now, 2000, 1500, 100); /* reached: something was left */
+	assert_int_equal(rx.quota, 187500);
+	round_of(&rx, &now, 2000, 1874, 100); /* the end was reached first */
+	assert_int_equal(rx.quota, 187400 - 11712);
+	round_of(&rx, &now, 2000, 100, 100);
+	assert_int_equal(rx.quota, min);
+	for (int i = 0; i < 20; i++)
+		round_of(&rx, &now, 2000, 10000, 105);
+	assert_int_equal(rx.quota, max);
+	round_of(&rx, &now, 2000, 1600, 100);
+	assert_int_equal(rx.quota, 150000);
+	/* Who does not rest leaves nothing. */
+	assert_int_equal(round_of(&rx, &now, 1000, 10, 100), 0);
+	assert_int_equal(rx.quota, max);
+}
+
 static int setup_tls(void **state)
 {
 	(void)state;
@@ -1064,11 +1168,14 @@ int main(void)
 		cmocka_unit_test(test_same_machine),
 		cmocka_unit_test(test_more),
 		cmocka_unit_test(test_more_is_read),
+		cmocka_unit_test(test_want),
+		cmocka_unit_test(test_quota_is_kept),
 		cmocka_unit_test(test_paths),
 		cmocka_unit_test(test_full_socket),
 		cmocka_unit_test(test_key_update),
 		cmocka_unit_test(test_orderly_end),
 		cmocka_unit_test(test_rest),
+		cmocka_unit_test(test_quota),
 	};
 	return cmocka_run_group_tests(tests, setup_tls, teardown_tls);
 }
