@@ -285,7 +285,8 @@ static void watch_stream(struct pgws_consumer *c)
 {
 	int fd = pgws_stream_fd(c->stream);
 	uint32_t events = 0;
-	if (c->rest_us == 0 && pgws_stream_wants_read(c->stream))
+	bool rests = c->state == PGWSI_STREAMING && c->rest_us != 0;
+	if (!rests && pgws_stream_wants_read(c->stream))
 		events |= EPOLLIN;
 	if (pgws_stream_wants_write(c->stream))
 		events |= EPOLLOUT;

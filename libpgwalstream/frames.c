@@ -225,6 +225,8 @@ int pgwsi_rx_work(struct pgws_stream *s)
 			break;
 		else if (got == 0 && (got = read_more(s)) == 0)
 			continue;
+		if (got == PGWS_EAGAIN)
+			pgwsi_rx_round(s->rx, pgwsi_rx_now_ns());
 		if (got != 0)
 			return got == 1 ? 0 : got;
 	}

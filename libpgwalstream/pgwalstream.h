@@ -419,7 +419,8 @@ PGWS_API int pgws_stream_work(struct pgws_stream *s) PGWS_MUST;
  * timeout_ms < 0: as long as it takes. PGWS_EAGAIN: not in time. */
 PGWS_API int pgws_stream_wait(struct pgws_stream *s, int timeout_ms) PGWS_MUST;
 PGWS_API enum pgws_phase pgws_stream_phase(const struct pgws_stream *s);
-/* Descriptor (may change while CONNECTING) and what to wait for. */
+/* Descriptor (may change while CONNECTING) and what to wait for, level-triggered: PGWS_EAGAIN does
+ * not say that nothing is left in it. */
 PGWS_API int pgws_stream_fd(const struct pgws_stream *s);
 PGWS_API bool pgws_stream_wants_read(const struct pgws_stream *s);
 PGWS_API bool pgws_stream_wants_write(const struct pgws_stream *s);

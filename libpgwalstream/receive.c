@@ -46,8 +46,10 @@
 #define REST_SHORT_US 200
 #define REST_MIN_US 50
 /* One round reads so much at most if it goes on only because much came: the caller has other work,
- * too, and the descriptor stays ready. A quota is at least so much (see next_quota). */
+ * too, and the descriptor stays ready. */
 #define ROUND_BYTES ((size_t)1024 * 1024)
+/* The smallest quota (see next_quota): what comes slower is read away. A segment of the loopback
+ * device: so much opens the window. */
 #define QUOTA_MIN_BYTES ((size_t)64 * 1024)
 #define WINDOW_NS INT64_C(1000000)
 #define WINDOW_EVENTS 64
@@ -72,12 +74,14 @@ const char *pgwsi_rx_refusal_of(PGconn *conn)
 
 /* ---- Paths ----------------------------------------------------------------------------------- */
 
-/* Its buffer is small and charged per message (a kilobyte and more for a small one, of some 200).
+/* Its buffer is small (net.core.wmem_default, 208 kB) and charged by what a message's skb takes:
+ * some 770 bytes of a small one, 4.3 kB of one of 2 kB. A rest is to fill no more than a quarter of
+ * it, since a sender that had to wait looks slow, which would make the rests longer still.
  */
 static const struct pgwsi_path path_unix = {
 	.rest_max_us = 2000,
 	.rest_events = 64,
-	.rest_bytes = 65536,
+	.rest_bytes = 16384,
 };
 
 /* What the window does not take waits at the sender. */
@@ -96,18 +100,21 @@ static const struct pgwsi_path path_tls = {
 };
 
 /*
- * TCP inside this machine: as long as there is room, each of the walsender's messages is a segment
- * with a way through both sockets, an skb, an acknowledgement's share, mostly on the walsender's
- * time. While there is none, the sender's kernel appends what is written to one large segment,
- * which our reading fetches: the acknowledgement that a recv sends has brought the next window
- * before the recv returns. So the receive buffer is small, and what it holds is never read away at
- * once (see next_quota). Over a network the same buffer would make each window cost a round trip.
+ * TCP inside this machine: as long as the window has room, each of the walsender's messages is a
+ * segment with a way through both sockets, an skb, an acknowledgement's share, mostly on the
+ * walsender's time. While the window is closed, the sender's kernel appends what is written to one
+ * large segment, which our reading fetches: the acknowledgement that a recv sends has brought the
+ * next window before the recv returns. So the receive buffer is small, and mostly not read empty
+ * (see next_quota). Over a network the same buffer would make each window cost a round trip.
  *
  * The kernel takes twice receive_buffer; the window is nearly all of that, up to Linux 6.5 half of
  * it. It acknowledges at the latest when half of the window is used, so that half of it has to hold
  * a segment (64 kB here): or else a large message behind small ones waits 40 ms for a delayed
- * acknowledgement, or 200 ms for a probe. TCP's size is net.core.rmem_max as kernels come with it:
- * more would be cut there. Under TLS fewer messages come per second, and a smaller one is enough.
+ * acknowledgement, or 200 ms for a probe. TCP's size is the most that kernels before 6.18 give by
+ * default (net.core.rmem_max). Under TLS, where fewer messages come in a rest, that would mostly
+ * stay open.
+ *
+ * A read of less than LOCAL_MORE_BYTES is taken for the end of what there is.
  */
 #define LOCAL_MORE_BYTES 16384
 
@@ -383,10 +390,10 @@ static unsigned rest_for(const struct pgwsi_rx *rx, double events_per_s, double 
 
 /*
  * What the next round may read. While something waits in the sender's queue the window stays closed
- * (see path_local_tcp), so a round reads a little less than there is: as much as comes in a rest,
- * by what the last rounds saw. One that reached its quota left something, and the next may read a
- * quarter more, so that the queue stays far from where the walsender has to wait; one that came to
- * the end was allowed too much. Without a rest in front of it nothing is left.
+ * (see path_local_tcp), so a round reads a little less than came in one rest. If the last one
+ * reached its quota, most likely something was left, and the next may read a quarter more, so that
+ * the queue stays far from where the walsender has to wait; if it came to the end first, it was
+ * allowed too much. Without a rest in front of it only ROUND_BYTES ends a round.
  */
 static size_t next_quota(const struct pgwsi_rx *rx)
 {

@@ -31,10 +31,10 @@ struct sockaddr_storage;
 
 /* What the way between the server and us holds, and how it is read best. */
 struct pgwsi_path {
-	int receive_buffer;               /* SO_RCVBUF; 0: the kernel's own, which grows */
-	unsigned more_bytes;              /* a read of so many is followed by one more; 0: never */
-	bool has_quota;                   /* a round leaves something in the socket */
-	unsigned rest_max_us;             /* the longest rest */
+	int receive_buffer;   /* SO_RCVBUF; 0: the kernel's own, which grows */
+	unsigned more_bytes;  /* a read of so many is followed by one more; 0: never */
+	bool has_quota;       /* a round leaves something in the socket; more_bytes must be > 0 */
+	unsigned rest_max_us; /* the longest rest */
 	unsigned rest_events, rest_bytes; /* at most so many come in during a rest */
 };
 
@@ -87,14 +87,14 @@ int pgwsi_rx_flush(struct pgwsi_rx *rx);
 /* Reads once, so that at least a byte of the frame at pos comes in if one is there. eof and more
  * tell. PGWS_ENOMEM, PGWS_EPROTO (a frame that is too long; see error). */
 int pgwsi_rx_read(struct pgwsi_rx *rx);
-/* Whether one of n bytes, which rx->bytes has, is worth another: see path, and not for ever. */
+/* Whether one of n bytes is worth another: see path, and not for ever. They were counted. */
 bool pgwsi_rx_is_more(const struct pgwsi_rx *rx, size_t n);
 /* What to read at once if there is so much room; at least more_bytes of path. */
 size_t pgwsi_rx_want(const struct pgwsi_rx *rx, size_t room);
 /* Both ends of an IPv4 or IPv6 connection have one address, or an IPv4 server has a loopback one.
  */
 bool pgwsi_same_machine(const struct sockaddr_storage *ours, const struct sockaddr_storage *theirs);
-/* Nothing is left: decides how long to rest. now_ns: CLOCK_MONOTONIC. */
+/* The round is over: how long to rest, and the next one's quota. now_ns: CLOCK_MONOTONIC. */
 void pgwsi_rx_round(struct pgwsi_rx *rx, int64_t now_ns);
 int64_t pgwsi_rx_now_ns(void);
 

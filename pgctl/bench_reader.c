@@ -29,12 +29,13 @@
 #define POLL_US 20000
 #define END_MS 10000
 #define DROP_TRIES 250
-/* Watching: a sample every 2 ms costs 1 % of a CPU. Less work than WORK_NS in one is a timer; less
- * than BUSY_NS, a tenth of it, an acknowledgement: walstreamd sends one up to 50 ms after the load,
- * the others none. */
+/* Watching: a sample every 2 ms costs 1 % of a CPU. Less work than WORK_NS in one is a timer. Less
+ * than BUSY_NS in one, and than TRICKLE_NS since somebody was busy, is an acknowledgement:
+ * walstreamd sends one up to 50 ms after the load, the others hardly ever within one. */
 #define SAMPLE_US 2000
 #define WORK_NS 20000
 #define BUSY_NS 200000
+#define TRICKLE_NS 1000000
 #define QUIET_US 80000
 #define STUCK_US 60000000
 #define WATCHED_MAX 3
@@ -211,6 +212,7 @@ struct samples {
 	pid_t pids[WATCHED_MAX];
 	int fds[WATCHED_MAX];
 	uint64_t ns[WATCHED_MAX];
+	uint64_t busy_ns[WATCHED_MAX]; /* as at busy_us */
 	size_t n;
 	uint64_t busy_us; /* when one of them last was */
 };
@@ -232,7 +234,7 @@ static void samples_open(struct samples *s, const struct bench_reader *r)
 		char path[64];
 		snprintf(path, sizeof(path), "/proc/%d/schedstat", (int)s->pids[i]);
 		s->fds[i] = open(path, O_RDONLY | O_CLOEXEC);
-		s->ns[i] = sample(s->fds[i]);
+		s->ns[i] = s->busy_ns[i] = sample(s->fds[i]);
 	}
 }
 
@@ -247,13 +249,16 @@ static void samples_close(struct samples *s)
 /* Somebody has worked since the last time, or is about to. */
 static bool samples_worked(struct samples *s)
 {
-	bool worked = false;
+	bool worked = false, busy = false;
 	for (size_t i = 0; i < s->n; i++) {
 		uint64_t ns = sample(s->fds[i]);
 		worked = worked || ns > s->ns[i] + WORK_NS;
-		if (ns > s->ns[i] + BUSY_NS)
-			s->busy_us = bench_now_us();
+		busy = busy || ns > s->ns[i] + BUSY_NS || ns > s->busy_ns[i] + TRICKLE_NS;
 		s->ns[i] = ns;
+	}
+	if (busy) {
+		s->busy_us = bench_now_us();
+		memcpy(s->busy_ns, s->ns, sizeof(s->busy_ns));
 	}
 	for (size_t i = 0; i < s->n && !worked; i++)
 		worked = !bench_is_asleep(s->pids[i]);

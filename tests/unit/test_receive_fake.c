@@ -804,15 +804,46 @@ static void quota_is_kept(bool tls)
 	wait_bytes(s, 20 * sizeof(body));
 	s->rx->path = &path;
 	s->rx->quota = 5000;
-	while (pgws_stream_next(s, &ev) == 0)
+	int err;
+	while ((err = pgws_stream_next(s, &ev)) == 0)
 		assert_int_equal(ev.start_lsn, ++lsn);
-	assert_in_range(lsn, 4, 6);
+	assert_int_equal(err, PGWS_EAGAIN);
+	assert_int_equal(lsn, tls ? 5 : 4); /* TLS: with one more read of more_bytes */
 	struct pollfd p = {.fd = pgws_stream_fd(s), .events = POLLIN};
 	assert_int_equal(poll(&p, 1, 0), 1);
+	walsender_hang_up(w);
 	for (; lsn < 20; lsn++) {
 		assert_int_equal(next(s, &ev), 0);
 		assert_int_equal(ev.start_lsn, lsn + 1);
 	}
+	assert_int_equal(next(s, &ev), PGWS_ECONN);
+	done(s, w);
+	walsender_close(w);
+}
+
+/* A stream that is being ended is read away without a quota. */
+static void test_quota_at_the_end(void **state)
+{
+	(void)state;
+	const struct pgwsi_path path = {.more_bytes = 1000, .has_quota = true};
+	struct walsender *w = open_walsender(false);
+	struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
+	const uint8_t body[1000] = {0};
+	struct frames f = {.len = 0};
+	assert_int_equal(pgws_stream_end(s), 0);
+	for (uint64_t i = 1; i <= 50; i++) {
+		put_data(&f, i, body, sizeof(body));
+		walsender_say(w, &f);
+		f.len = 0;
+	}
+	s->rx->path = &path;
+	s->rx->quota = 5000;
+	int calls = 0, held = 1;
+	for (; held > 0 && calls < 50; calls++) {
+		assert_int_equal(pgws_stream_work(s), PGWS_EAGAIN);
+		assert_int_equal(ioctl(pgws_stream_fd(s), FIONREAD, &held), 0);
+	}
+	assert_in_range(calls, 2, 4);
 	done(s, w);
 	walsender_close(w);
 }
@@ -1170,6 +1201,7 @@ int main(void)
 		cmocka_unit_test(test_more_is_read),
 		cmocka_unit_test(test_want),
 		cmocka_unit_test(test_quota_is_kept),
+		cmocka_unit_test(test_quota_at_the_end),
 		cmocka_unit_test(test_paths),
 		cmocka_unit_test(test_full_socket),
 		cmocka_unit_test(test_key_update),
