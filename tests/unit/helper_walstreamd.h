@@ -105,8 +105,7 @@ static struct {
 	uint32_t last_ordinal;
 	size_t n_inserts, n_commits, n_streams, n_empty, n_gaps;
 	uint64_t gap_from_lsn, gap_to_lsn; /* of the last one */
-	size_t begin_at;                   /* in log */
-	bool empty;
+	bool empty; /* the open transaction, so far: its Begin is not in log yet */
 	uint64_t payload_bytes;
 	uint64_t digest; /* of all transactions but their relation messages; empty ones left out */
 	uint64_t txn_digest;
@@ -196,20 +195,18 @@ static inline int on_record(const struct ring_record *rec, const void *payload, 
 	take_digest(rec, payload, m.type);
 	bool was_empty = con.empty;
 	con.empty = m.type == PGWS_BEGIN;
+	if (was_empty && m.type != PGWS_BEGIN && m.type != PGWS_COMMIT)
+		note(" B");
 	switch (m.type) {
 	case PGWS_BEGIN:
 		con.last_ordinal = 0;
 		assert_int_equal(rec->commit_lsn, m.u.begin.final_lsn);
-		con.begin_at = con.len;
-		note(" B");
 		break;
 	case PGWS_COMMIT:
 		assert_int_equal(rec->end_lsn, m.u.commit.end_lsn);
 		con.last_end_lsn = rec->end_lsn;
-		if (was_empty && con.begin_at <= con.len) {
+		if (was_empty) {
 			con.n_empty++;
-			con.len = con.begin_at;
-			con.log[con.len] = '\0';
 		} else {
 			con.n_commits++;
 			con.digest = fold(con.digest, &con.txn_digest, sizeof(con.txn_digest));
