@@ -43,6 +43,12 @@ def wait_until(what, condition, timeout=20.0, every=0.02):
         time.sleep(every)
 
 
+def is_sanitized(program):
+    """Built with AddressSanitizer, which keeps what was freed and turns cores off."""
+    with open(program, "rb") as f:
+        return b"__asan_init" in f.read()
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -17,7 +17,7 @@ import time
 
 import pytest
 
-from suite import AS_ROOT, free_port, process_alive, processes_naming, short_dir, wait_until
+from suite import AS_ROOT, free_port, is_sanitized, process_alive, processes_naming, short_dir, wait_until
 
 USER = "nobody" if AS_ROOT else pwd.getpwuid(os.getuid()).pw_name
 UID = pwd.getpwnam(USER).pw_uid
@@ -379,9 +379,7 @@ def test_assert_line_and_core_are_kept(make, deed):
     assert row["last_exit"].startswith("signal 6")
     with open("/proc/sys/kernel/core_pattern") as f:
         pattern = f.read().strip()
-    with open(FAKE, "rb") as f:
-        sanitized = b"__asan_init" in f.read()  # ASan turns cores off
-    if AS_ROOT and not sanitized:
+    if AS_ROOT and not is_sanitized(FAKE):
         assert "core dumped" in row["last_exit"]
     if "core dumped" in row["last_exit"] and not pattern.startswith("|"):
         assert row["core"].startswith(s.state_dir if pattern[0] != "/" else "/")

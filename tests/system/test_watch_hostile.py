@@ -17,7 +17,7 @@ import pytest
 
 from etcd import Watchd, api, kinds, serve
 from rawh2 import ENHANCE_YOUR_CALM, PREFACE, RawH2, frames, message, raw_frame
-from suite import wait_until
+from suite import is_sanitized, wait_until
 
 RANGE, PUT, WATCH = "/etcdserverpb.KV/Range", "/etcdserverpb.KV/Put", "/etcdserverpb.Watch/Watch"
 MAX_CONNECTIONS, MAX_STREAMS = 300, 2000
@@ -31,13 +31,12 @@ class Server:
         self.endpoint = self.watchd.endpoint
         self.suite = self.watchd.suite
         self.pid = self.suite.pid("watchd")
-        with open(f"{self.suite.libexec}/watchd", "rb") as f:
-            self.sanitized = b"__asan_init" in f.read()
+        self.sanitized = is_sanitized(f"{self.suite.libexec}/watchd")
         self.client = self.watchd.client()
         self.client.put(b"alive", b"1")
 
     def memory(self):
-        """What the process has; ASan keeps what was freed, so there it is nothing."""
+        """What the process has; nothing under ASan."""
         if self.sanitized:
             return 0
         with open(f"/proc/{self.pid}/status") as f:
