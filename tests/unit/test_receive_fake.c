@@ -773,6 +773,19 @@ static void test_want(void **state)
 	assert_int_equal(pgwsi_rx_want(&rx, 9000), 5000);
 }
 
+enum { MESSAGE_BYTES = 1000 };
+
+/* So many messages with the LSNs 1, 2, …, each sent by itself. */
+static void say_messages(struct walsender *w, uint64_t n)
+{
+	static const uint8_t body[MESSAGE_BYTES];
+	for (uint64_t i = 1; i <= n; i++) {
+		struct frames f = {.len = 0};
+		put_data(&f, i, body, sizeof(body));
+		walsender_say(w, &f);
+	}
+}
+
 /* Until the socket holds so many: TCP passes on what is small by and by. */
 static void wait_bytes(const struct pgws_stream *s, size_t n)
 {
@@ -791,17 +804,11 @@ static void quota_is_kept(bool tls)
 	struct walsender *w = open_walsender(tls);
 	struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
 	struct pgws_event ev;
-	const uint8_t body[1000] = {0};
-	struct frames f = {.len = 0};
 	uint64_t lsn = 0;
 	while (s->rx->read_done)
 		assert_int_equal(pgws_stream_next(s, &ev), PGWS_EAGAIN);
-	for (uint64_t i = 1; i <= 20; i++) {
-		put_data(&f, i, body, sizeof(body));
-		walsender_say(w, &f);
-		f.len = 0;
-	}
-	wait_bytes(s, 20 * sizeof(body));
+	say_messages(w, 20);
+	wait_bytes(s, 20 * MESSAGE_BYTES);
 	s->rx->path = &path;
 	s->rx->quota = 5000;
 	int err;
@@ -821,6 +828,14 @@ static void quota_is_kept(bool tls)
 	walsender_close(w);
 }
 
+static void test_quota_is_kept(void **state)
+{
+	(void)state;
+	quota_is_kept(false);
+	if (have_tls)
+		quota_is_kept(true);
+}
+
 /* A stream that is being ended is read away without a quota. */
 static void test_quota_at_the_end(void **state)
 {
@@ -828,14 +843,8 @@ static void test_quota_at_the_end(void **state)
 	const struct pgwsi_path path = {.more_bytes = 1000, .has_quota = true};
 	struct walsender *w = open_walsender(false);
 	struct pgws_stream *s = streaming(w, PGWS_RECEIVE_SOCKET);
-	const uint8_t body[1000] = {0};
-	struct frames f = {.len = 0};
 	assert_int_equal(pgws_stream_end(s), 0);
-	for (uint64_t i = 1; i <= 50; i++) {
-		put_data(&f, i, body, sizeof(body));
-		walsender_say(w, &f);
-		f.len = 0;
-	}
+	say_messages(w, 50);
 	s->rx->path = &path;
 	s->rx->quota = 5000;
 	int calls = 0, held = 1;
@@ -846,14 +855,6 @@ static void test_quota_at_the_end(void **state)
 	assert_in_range(calls, 2, 4);
 	done(s, w);
 	walsender_close(w);
-}
-
-static void test_quota_is_kept(void **state)
-{
-	(void)state;
-	quota_is_kept(false);
-	if (have_tls)
-		quota_is_kept(true);
 }
 
 /* Over TCP the walsender played here is on this machine. A Unix socket's needs none of that. */
