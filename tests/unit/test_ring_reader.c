@@ -71,7 +71,9 @@ struct fixture {
 	int n_pauses;
 	int pressure_on, pressure_off;
 	struct script *script; /* of the random test */
-	uint8_t *expect;       /* of the large record */
+	bool acks;             /* acknowledges each commit, and puts work off */
+	struct ev_deferred work;
+	uint8_t *expect; /* of the large record */
 	size_t expect_len;
 };
 
@@ -130,6 +132,21 @@ static void follow_script(struct script *s, const struct ring_record *rec, const
 	}
 }
 
+static uint64_t told(struct fixture *f)
+{
+	unsigned bad;
+	assert_int_equal(ring_producer_refresh(f->life.p, &bad), 0);
+	return ring_producer_acked(f->life.p, 1);
+}
+
+static void on_work(void *arg)
+{
+	struct fixture *f = arg;
+	uint64_t n;
+	trace(f, "told%u ", (unsigned)told(f));
+	assert_int_equal(read(f->life.space_event, &n, sizeof(n)), -1);
+}
+
 static int on_record(const struct ring_record *rec, const void *payload, void *arg)
 {
 	struct fixture *f = arg;
@@ -152,6 +169,10 @@ static int on_record(const struct ring_record *rec, const void *payload, void *a
 		trace(f, "%u ", rec->ordinal);
 	else
 		trace(f, "%c%u ", tag, (unsigned)rec->commit_lsn);
+	if (f->acks && tag == 'I')
+		ev_defer(f->loop, &f->work, on_work, f);
+	if (f->acks && tag == 'C')
+		ring_reader_ack(f->r, rec->end_lsn);
 	return 0;
 }
 
@@ -452,6 +473,21 @@ static void test_live(void **state)
 	assert_int_equal(ring_producer_lag_bytes(f->life.p, 1), 0);
 	uint64_t n;
 	assert_int_equal(read(f->life.space_event, &n, sizeof(n)), sizeof(n));
+}
+
+/* The producer is told, and woken, when what a change has set off is done. */
+static void test_told_after_work(void **state)
+{
+	struct fixture *f = *state;
+	start_live(f);
+	uint64_t n;
+	ring_event_drain(f->life.space_event);
+	f->acks = true;
+	put_transaction(f, 300, 1);
+	saw(f, "B300 R300 1 C300 told0 ");
+	assert_int_equal(told(f), 301);
+	assert_int_equal(read(f->life.space_event, &n, sizeof(n)), sizeof(n));
+	assert_int_equal(n, 1);
 }
 
 static void test_audience(void **state)
@@ -1259,6 +1295,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_live),
+		TEST(test_told_after_work),
 		TEST(test_audience),
 		TEST(test_pause),
 		TEST(test_large),
