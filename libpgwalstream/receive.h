@@ -57,9 +57,9 @@ struct pgwsi_rx {
 	bool done;             /* ReadyForQuery behind the stream's end */
 	uint8_t *out;          /* whole frames */
 	size_t out_off, out_len, out_size;
-	size_t out_tried; /* bytes of the SSL_write that must be repeated; 0: none */
-	/* The rest: see pgwsi_rx_round. */
+	size_t out_tried;     /* bytes of the SSL_write that must be repeated; 0: none */
 	unsigned reads_small; /* reads in a row that would have done with the small buffer */
+	/* The rest: see pgwsi_rx_round. */
 	unsigned rest_us;
 	uint64_t events; /* given out in this round */
 	size_t bytes;    /* read in this round */
@@ -89,7 +89,7 @@ int pgwsi_rx_flush(struct pgwsi_rx *rx);
 int pgwsi_rx_read(struct pgwsi_rx *rx);
 /* Whether one of n bytes is worth another: see path, and not for ever. They were counted. */
 bool pgwsi_rx_is_more(const struct pgwsi_rx *rx, size_t n);
-/* What to read at once if there is so much room; at least more_bytes of path. */
+/* What to read at once if there is so much room; at least more_bytes of path, room for it given. */
 size_t pgwsi_rx_want(const struct pgwsi_rx *rx, size_t room);
 /* Both ends of an IPv4 or IPv6 connection have one address, or an IPv4 server has a loopback one.
  */

@@ -85,7 +85,7 @@ check-system: all $(SYSTEM_HELPERS)
 MATRIX_DIR = /var/tmp/howdah-matrix
 MATRIX_TESTS = tests/system/test_changes.py tests/system/test_publish.py tests/system/test_faults.py \
 	tests/system/test_wal_exact.py tests/system/test_failover.py tests/system/test_guard.py \
-	tests/system/test_pgctl_wal.py tests/system/test_examples.py
+	tests/system/test_pgctl_wal.py tests/system/test_examples.py tests/system/test_wal_storm.py
 .PHONY: check-matrix check-server
 check-matrix: all
 	$(srcdir)/tests/helpers/matrix $(MATRIX_DIR) $(MAKE) $(AM_MAKEFLAGS) check-server
@@ -100,7 +100,7 @@ check-watch-diff: all
 	HOWDAH_WATCH_DIFF_SECONDS=$(WATCH_DIFF_SECONDS) \
 		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_watch_diff.py PYTEST_FLAGS=-s
 
-# Two storms of ten minutes, half an hour beside etcd, then the matrix.
+# Three storms of ten minutes, half an hour beside etcd, then the matrix.
 .PHONY: check-long
 check-long: all
 	HOWDAH_STORM_ROWS=1000000 HOWDAH_STORM_SECONDS=600 HOWDAH_STORM_KILLS=150 \

@@ -702,6 +702,11 @@ bool ring_ack(struct ring_consumer *c, uint64_t lsn)
 	return true;
 }
 
+uint64_t ring_consumer_acked(const struct ring_consumer *c)
+{
+	return c->acked_lsn;
+}
+
 uint64_t ring_consumer_lag_bytes(const struct ring_consumer *c)
 {
 	uint64_t head = atomic_load_explicit(&c->header->head, memory_order_acquire);

@@ -141,6 +141,8 @@ bool ring_release(struct ring_consumer *c);
  * the producer wants to be woken (it always does for a changed acked_lsn: once per change of loop).
  */
 bool ring_ack(struct ring_consumer *c, uint64_t lsn);
+/* The highest one given to ring_ack, or that the producer began with. */
+uint64_t ring_consumer_acked(const struct ring_consumer *c);
 /* From read_pos to head; capacity if the head is not to be believed. */
 uint64_t ring_consumer_lag_bytes(const struct ring_consumer *c);
 size_t ring_consumer_capacity(const struct ring_consumer *c);

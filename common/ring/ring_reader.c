@@ -776,14 +776,19 @@ static void run_pass(struct ring_reader *r)
 		start_over(r, "the ring cannot be trusted", err);
 }
 
-static void apply_ack(struct ring_reader *r)
+static bool ack_is_due(const struct ring_reader *r)
 {
-	struct attachment *at = r->at;
-	if (at == NULL || r->dead || r->acked_lsn > at->lsn_max ||
-		at->timeline != r->seen.timeline) /* R4 */
-		return;
-	if (ring_ack(at->consumer, r->acked_lsn))
-		signal_producer(r);
+	const struct attachment *at = r->at;
+	return at != NULL && !r->dead && r->acked_lsn > ring_consumer_acked(at->consumer) &&
+	       r->acked_lsn <= at->lsn_max && at->timeline == r->seen.timeline; /* R4 */
+}
+
+/* Behind all that is put off by now. */
+static void put_ack_off(struct ring_reader *r)
+{
+	ev_defer_cancel(r->loop, &r->ack_flush);
+	if (ack_is_due(r))
+		ev_defer(r->loop, &r->ack_flush, on_ack_flush, r);
 }
 
 static void on_pass(void *arg)
@@ -794,7 +799,7 @@ static void on_pass(void *arg)
 	r->busy = true;
 	run_pass(r);
 	r->busy = false;
-	ev_defer(r->loop, &r->ack_flush, on_ack_flush, r);
+	put_ack_off(r);
 	sleep_or_go_on(r);
 }
 
@@ -889,7 +894,8 @@ static void on_ack_flush(void *arg)
 {
 	struct ring_reader *r;
 	OBJ_CAST(r, arg, READER_MAGIC);
-	apply_ack(r);
+	if (ack_is_due(r) && ring_ack(r->at->consumer, r->acked_lsn))
+		signal_producer(r);
 }
 
 void ring_reader_ack(struct ring_reader *r, uint64_t lsn)

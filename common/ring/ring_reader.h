@@ -92,7 +92,9 @@ int ring_reader_relay(struct ring_reader *r, uint32_t kind, struct imsg *msg)
 	__attribute__((warn_unused_result));
 void ring_reader_resume(struct ring_reader *r);
 /* Everything up to this LSN is done with (end LSN of a transaction). Before the first PEER: the
- * durable position of an earlier life, which goes into ATTACH. */
+ * durable position of an earlier life, which goes into ATTACH. The producer is told by deferred
+ * work, behind what the records of a pass have put off; what is not told when the reader is freed
+ * comes again. */
 void ring_reader_ack(struct ring_reader *r, uint64_t lsn);
 
 struct ring_reader_counts {

@@ -32,7 +32,7 @@ COMMENT ON TABLE howdah_mqtt.publish_mapping IS
 	'tables whose changes are published as MQTT messages; written by publish_table and unpublish_table';
 
 -- The set of mappings of a node that is valid for transactions that end after lsn.
--- mappings: [{"relid": 16385, "name": "default", "topic": "…", "qos": 1, "payload": null}, …]
+-- mappings: [{"relid": 16385, "name": "default", "topic": "...", "qos": 1, "payload": null}, ...]
 CREATE TABLE howdah_mqtt.node_state (
 	node     text   NOT NULL,
 	lsn      pg_lsn NOT NULL,

@@ -3,7 +3,7 @@
 
 CREATE SCHEMA IF NOT EXISTS howdah_watch;
 
--- seq is dense over all nodes; an entry is the rows 0 … n of one seq, the last of them marked. rev is the
+-- seq is dense over all nodes; an entry is the rows 0 to n of one seq, the last of them marked. rev is the
 -- store's revision after the entry. A batch of entries is one INSERT, made only if the tip is the one that
 -- it was evaluated on; batch names it, so that a commit in doubt can be looked up.
 --

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: PostgreSQL
-"""A TCP proxy whose connections a test freezes and cuts."""
+"""A TCP proxy whose connections a test freezes and cuts, and into which it says things of its own."""
 import selectors
 import socket
 import threading
@@ -17,6 +17,7 @@ class TcpProxy:
         self.wake_in, self.wake_out = socket.socketpair()
         self.selector.register(self.wake_out, selectors.EVENT_READ, None)
         self.peers = {}
+        self.streaming = None
         self.frozen = False
         self.orders = []
         self.lock = threading.Lock()
@@ -42,6 +43,11 @@ class TcpProxy:
     def cut(self):
         """Every connection ends; new ones are welcome."""
         self._order("cut")
+
+    def say(self, data):
+        """The walsender's client receives this too. The server has to be silent meanwhile, so that it is not
+        in the middle of a message of its own."""
+        self._order(data)
 
     def close(self):
         self._order("close")
@@ -71,6 +77,8 @@ class TcpProxy:
             if what in ("freeze", "thaw"):
                 self.frozen = what == "freeze"
                 self._watch([self.listener, *self.peers], not self.frozen)
+            elif isinstance(what, bytes):
+                self.streaming.sendall(what)
             else:
                 for one in list(self.peers):
                     self._end(one)
@@ -109,6 +117,8 @@ class TcpProxy:
         try:
             data = source.recv(65536)
             if data:
+                if b"START_REPLICATION" in data:
+                    self.streaming = source
                 self.peers[source].sendall(data)
                 return
         except OSError:

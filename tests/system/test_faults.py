@@ -5,12 +5,14 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import time
 
 import paho.mqtt.client as mqtt
 import pytest
 
+from proxy import TcpProxy
 from rawmqtt import RawClient, text
 from suite import USER, wait_until
 
@@ -198,6 +200,46 @@ def test_external_database(make_suite, make_postgres):
     conn = pg.connect()
     conn.cursor().execute("INSERT INTO f VALUES (2)")
     sub.wait_count(2)
+
+
+def test_message_of_unknown_kind(make_suite, make_postgres):
+    """What cannot be understood is not passed over: it is logged and counted, the stream begins anew, and
+    what the server really has arrives once."""
+    pg = make_postgres()
+    admin = pg.connect("postgres")
+    admin.cursor().execute("CREATE DATABASE howdah")
+    admin.close()
+    proxy = TcpProxy(pg.port)
+    conninfo = f"host=127.0.0.1 port={proxy.port} user=postgres dbname=howdah"
+    suite = make_suite(postgres=f'mode = "external"; conninfo = "{conninfo}";', start=False)
+    suite.start()
+    wait_until("control socket", suite.status)
+    suite.pgctl("db", "init")
+    suite.wait_up()
+    conn = pg.connect()
+    cur = conn.cursor()
+    cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
+    cur.execute("SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
+    sub = suite.subscribe("f/#")
+    cur.execute("INSERT INTO f VALUES (1)")
+    sub.wait_count(1)
+    cur.execute("SELECT pg_current_wal_lsn() - '0/0'")
+    lsn = int(cur.fetchone()[0])
+    streams = suite.stat("walstreamd", "wal_streams")
+    time.sleep(0.5)  # the server has said what it has to say
+    body = struct.pack("!cQQQ", b"w", lsn, lsn, 0) + b"z of a later protocol"
+    proxy.say(struct.pack("!cI", b"d", len(body) + 4) + body)
+    wait_until("counted", lambda: suite.stat("walstreamd", "wal_protocol_errors") == 1)
+    assert 'that cannot be followed, it begins with "z of a later protocol"' in suite.log_text()
+    wait_until("streaming again", lambda: suite.stat("walstreamd", "wal_streams") > streams)
+    cur.execute("INSERT INTO f SELECT g FROM generate_series(2, 20) g")
+    sub.wait_count(20)
+    time.sleep(0.5)
+    assert sorted(p["new"]["id"] for p in sub.payloads()) == list(range(1, 21))
+    assert suite.stat("walstreamd", "wal_protocol_errors") == 1
+    conn.close()
+    suite.close()
+    proxy.close()
 
 
 def test_fast_shutdown_with_unacknowledged_subscriber(make_suite, make_postgres):

@@ -21,10 +21,10 @@ PEEK = """SELECT lsn::text, data FROM pg_logical_slot_peek_binary_changes('compa
 class Source:
     """A server with a suite on it, whose ring is tapped, and a second slot to compare with."""
 
-    def __init__(self, make_suite, make_postgres, mode, settings=""):
+    def __init__(self, make_suite, make_postgres, mode, settings="", database=""):
         self.pg = make_postgres(settings=SETTINGS + settings)
         admin = self.pg.connect("postgres")
-        admin.cursor().execute("CREATE DATABASE howdah")
+        admin.cursor().execute(f"CREATE DATABASE howdah {database}")
         admin.close()
         self.tap = Tap(make_suite, self.pg, walstreamd=f'streaming = "{mode}";')
         self.suite = self.tap.suite
@@ -34,6 +34,7 @@ class Source:
 
     def connect(self):
         conn = self.pg.connect()
+        conn.set_client_encoding("UTF8")
         conn.cursor().execute("SET timezone = UTC; SET client_min_messages = error")
         return conn
 
@@ -340,6 +341,30 @@ def test_every_edge_case(make_source, mode):
         row.setdefault("alpha", row.get("a"))  # renamed on the way
     for name, key in tables.keys.items():
         assert not compare(tables.rows[name], rows_of(s.cur, name, key))[:5], name
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_database_in_latin1(make_source, mode):
+    """Names and values of a database that is not in UTF-8 arrive in UTF-8."""
+    s = make_source(mode, database="ENCODING 'LATIN1' TEMPLATE template0")
+    s.cur.execute('CREATE SCHEMA "Größen"')
+    s.cur.execute("""CREATE TYPE "Größen"."Farbe" AS ENUM ('grün', 'weiß')""")
+    s.cur.execute("""CREATE TABLE "Größen"."Maße" ("Länge" int PRIMARY KEY, "ÿ" text, f "Größen"."Farbe")""")
+    s.publish('"Größen"."Maße"')
+    rows = """INSERT INTO "Größen"."Maße" SELECT g, repeat('é', 50), 'weiß' FROM generate_series(%s, %s) g"""
+    s.cur.execute(rows, (1, 10))
+    s.cur.execute(rows, (11, 5000))
+    s.cur.execute("""UPDATE "Größen"."Maße" SET "ÿ" = 'naïf', f = 'grün' WHERE "Länge" = 7""")
+    s.cur.execute("""DELETE FROM "Größen"."Maße" WHERE "Länge" = 8""")
+    tapped, peeked = s.settle()
+    assert_same(tapped, peeked)
+    told = [m for t in tapped for _, m in t]
+    relation = next(m for m in told if m["type"] == "R" and m["name"] == "Maße")
+    assert relation["schema"] == "Größen"
+    assert [c[1] for c in relation["columns"]] == ["Länge", "ÿ", "f"]
+    assert any(m["type"] == "Y" and (m["schema"], m["name"]) == ("Größen", "Farbe") for m in told)
+    assert sum(m["type"] == "I" and m["new"][1:] == ["é" * 50, "weiß"] for m in told) == 5000
+    assert [m["new"] for m in told if m["type"] == "U"] == [["7", "naïf", "grün"]]
 
 
 @pytest.mark.parametrize("mode", ["on", "parallel"])

@@ -233,6 +233,7 @@ def test_storm(make_suite, make_postgres, report):
     admin = pg.connect("postgres")
     admin.cursor().execute("CREATE DATABASE howdah")
     admin.close()
+    report(f"WAL storm: seed {SEED} begins")
     modes = {"plain": "off", "streamed": random.Random(SEED).choice(["on", "parallel"])}
     taps = [Tap(make_suite, pg, f'streaming = "{mode}"; transaction_memory = "1MB";', node=node)
             for node, mode in modes.items()]

@@ -109,6 +109,10 @@ check_PROGRAMS += tests/unit/test_lag
 TESTS += tests/unit/test_lag
 tests_unit_test_lag_SOURCES = tests/unit/test_lag.c
 tests_unit_test_lag_LDADD = walstreamd/libwalstreamd.a $(PGWS_LIBS) $(PG_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_retention
+TESTS += tests/unit/test_retention
+tests_unit_test_retention_SOURCES = tests/unit/test_retention.c
+tests_unit_test_retention_LDADD = walstreamd/libwalstreamd.a $(UNIT_LIBS)
 
 
 check_PROGRAMS += tests/unit/test_receive_fake
