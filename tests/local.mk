@@ -100,13 +100,15 @@ check-watch-diff: all
 	HOWDAH_WATCH_DIFF_SECONDS=$(WATCH_DIFF_SECONDS) \
 		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_watch_diff.py PYTEST_FLAGS=-s
 
-# Three storms of ten minutes, half an hour beside etcd, then the matrix.
+# Three storms of ten minutes, the largest values, half an hour beside etcd, then the matrix.
 .PHONY: check-long
 check-long: all
 	HOWDAH_STORM_ROWS=1000000 HOWDAH_STORM_SECONDS=600 HOWDAH_STORM_KILLS=150 \
 		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_storm.py PYTEST_FLAGS=-s
 	HOWDAH_WAL_STORM_SECONDS=600 \
 		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_wal_storm.py PYTEST_FLAGS=-s
+	HOWDAH_LARGE_VALUES=1 \
+		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_large_values.py
 	HOWDAH_WATCH_STORM_SECONDS=600 \
 		$(MAKE) $(AM_MAKEFLAGS) check-system SYSTEM_TESTS=tests/system/test_watch_faults.py PYTEST_FLAGS=-s
 	$(MAKE) $(AM_MAKEFLAGS) check-watch-diff
@@ -138,6 +140,7 @@ EXTRA_DIST += \
 	tests/system/test_failover.py \
 	tests/system/test_faults.py \
 	tests/system/test_guard.py \
+	tests/system/test_large_values.py \
 	tests/system/test_mapping_sql.py \
 	tests/system/test_mqtt_protocol.py \
 	tests/system/test_pgctl.py \

@@ -46,6 +46,7 @@
 #define BACKOFF_BASE_MS 200
 #define BACKOFF_CAP_MS 10000
 #define SLOT_ACTIVE_MS 100
+#define STEADY_MS 10000 /* a stream that lasted so long makes the next backoff short */
 #define TEXT_BYTES 480
 #define HEARTBEAT_BYTES (UINT64_C(1) << 20) /* less is not worth one */
 
@@ -61,6 +62,9 @@ struct walstreamd {
 	struct ev_timer tick;
 	struct ev_timer retry;
 	struct ev_backoff backoff;
+	uint64_t stream_since_ms; /* 0: none */
+	uint32_t stream_timeline;
+	uint64_t known_lsn; /* on it: no transaction beyond came in any stream so far */
 	struct ev_deferred detached;
 	struct registrar_slot slot; /* as last looked at */
 	bool create_wanted;         /* the registrar waits for a slot */
@@ -370,6 +374,10 @@ static void fol_on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 		pgws_lsn_str(from_lsn, text), (unsigned)timeline);
 	stats_add(w->d->stats, WAL_STAT_STREAMS, 1);
 	w->trouble[0] = '\0';
+	w->stream_since_ms = ev_now_ms();
+	if (timeline != w->stream_timeline || from_lsn > w->known_lsn)
+		w->known_lsn = from_lsn;
+	w->stream_timeline = timeline;
 	const struct publisher_begin begin = {
 		.confirmed_lsn = from_lsn,
 		.timeline = timeline,
@@ -394,7 +402,6 @@ static void fol_on_keepalive(uint64_t wal_end, void *arg)
 {
 	struct walstreamd *w;
 	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
-	ev_backoff_reset(&w->backoff); /* the stream lives */
 	publisher_keepalive(w->publisher, wal_end);
 }
 
@@ -412,10 +419,26 @@ static uint64_t fol_get_flush_lsn(void *arg)
 	return publisher_flush_lsn(w->publisher);
 }
 
+/* Whether there was a stream, and of use. One that breaks at the same place again (the server
+ * cannot decode a change) is not asked for again at once, though it begins well each time. */
+static bool stream_was_good(struct walstreamd *w)
+{
+	uint64_t since_ms = w->stream_since_ms, lsn = publisher_published_lsn(w->publisher);
+	w->stream_since_ms = 0;
+	if (since_ms == 0)
+		return false;
+	bool news = lsn > w->known_lsn;
+	if (news)
+		w->known_lsn = lsn;
+	return news || ev_now_ms() - since_ms >= STEADY_MS;
+}
+
 static void fol_on_stopped(enum pg_class class, const char *text, void *arg)
 {
 	struct walstreamd *w;
 	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
+	if (stream_was_good(w))
+		ev_backoff_reset(&w->backoff);
 	publisher_end(w->publisher);
 	if (w->draining) {
 		daemon_drained(w->d);

@@ -203,8 +203,8 @@ def test_external_database(make_suite, make_postgres):
 
 
 def test_message_of_unknown_kind(make_suite, make_postgres):
-    """What cannot be understood is not passed over: it is logged and counted, the stream begins anew, and
-    what the server really has arrives once."""
+    """What cannot be understood is not passed over: it is logged and counted, the stream begins anew, less
+    and less soon while it breaks at the same place, and what the server really has arrives once."""
     pg = make_postgres()
     admin = pg.connect("postgres")
     admin.cursor().execute("CREATE DATABASE howdah")
@@ -225,18 +225,30 @@ def test_message_of_unknown_kind(make_suite, make_postgres):
     sub.wait_count(1)
     cur.execute("SELECT pg_current_wal_lsn() - '0/0'")
     lsn = int(cur.fetchone()[0])
-    streams = suite.stat("walstreamd", "wal_streams")
-    time.sleep(0.5)  # the server has said what it has to say
     body = struct.pack("!cQQQ", b"w", lsn, lsn, 0) + b"z of a later protocol"
-    proxy.say(struct.pack("!cI", b"d", len(body) + 4) + body)
-    wait_until("counted", lambda: suite.stat("walstreamd", "wal_protocol_errors") == 1)
+
+    def say():
+        """How long it takes until there is a stream again."""
+        time.sleep(0.3)  # the server has said what it has to say
+        errors, streams = (suite.stat("walstreamd", s) for s in ("wal_protocol_errors", "wal_streams"))
+        proxy.say(struct.pack("!cI", b"d", len(body) + 4) + body)
+        began = time.monotonic()
+        wait_until("counted", lambda: suite.stat("walstreamd", "wal_protocol_errors") == errors + 1)
+        wait_until("streaming again", lambda: suite.stat("walstreamd", "wal_streams") > streams)
+        return time.monotonic() - began
+
+    waits = []
+    while not waits or waits[-1] < 1.1:
+        assert len(waits) < 9, waits
+        waits.append(say())
+        if conn.server_version < 150000:
+            break  # each stream brings an empty transaction: it was of use
     assert 'that cannot be followed, it begins with "z of a later protocol"' in suite.log_text()
-    wait_until("streaming again", lambda: suite.stat("walstreamd", "wal_streams") > streams)
     cur.execute("INSERT INTO f SELECT g FROM generate_series(2, 20) g")
     sub.wait_count(20)
     time.sleep(0.5)
     assert sorted(p["new"]["id"] for p in sub.payloads()) == list(range(1, 21))
-    assert suite.stat("walstreamd", "wal_protocol_errors") == 1
+    assert suite.stat("walstreamd", "wal_protocol_errors") == len(waits)
     conn.close()
     suite.close()
     proxy.close()
