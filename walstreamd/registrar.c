@@ -449,12 +449,17 @@ static void on_terminated(PGresult *res, void *arg)
 {
 	struct registrar *r;
 	OBJ_CAST(r, arg, REGISTRAR_MAGIC);
-	if (usable(r, res, "end the walsender that holds our slot"))
-		wait_ms(r, WAIT_SHORT_MS);
+	if (!usable(r, res, "end the walsender that holds our slot"))
+		return;
+	if (PQntuples(res) > 0)
+		log_info("wal.slot_busy", "slot %s: ended the walsender %s that still held it",
+			r->slot, field(res, 0));
+	wait_ms(r, WAIT_SHORT_MS);
 }
 
 /* Our last connection's walsender is still there. It sees the end soon; one that does not (a
- * network that swallowed it) is ended: we hold the node's lock, so it can only be ours. */
+ * network that swallowed it) is ended: we hold the node's lock, so it can only be ours. A session
+ * that holds it (somebody moves the slot by hand) is waited for. */
 static void slot_is_busy(struct registrar *r, const char *pid)
 {
 	uint64_t now = ev_now_ms();
@@ -464,11 +469,12 @@ static void slot_is_busy(struct registrar *r, const char *pid)
 		wait_ms(r, WAIT_SHORT_MS);
 		return;
 	}
-	log_info("wal.slot_busy", "slot %s: ending the walsender %s that still holds it", r->slot,
-		pid);
 	r->slot_busy_since_ms = now;
 	const char *const values[] = {pid};
-	ask(r, "SELECT pg_terminate_backend($1::int)", 1, values, on_terminated);
+	ask(r,
+		"SELECT pid::text, pg_terminate_backend(pid) FROM pg_stat_replication"
+		" WHERE pid = $1::int",
+		1, values, on_terminated);
 }
 
 static void first_start(struct registrar *r, bool exists)

@@ -46,7 +46,7 @@
 #define BACKOFF_BASE_MS 200
 #define BACKOFF_CAP_MS 10000
 #define SLOT_ACTIVE_MS 100
-#define STEADY_MS 10000 /* a stream that lasted so long makes the next backoff short */
+#define STEADY_MS 60000 /* a stream that lasted so long makes the next backoff short */
 #define TEXT_BYTES 480
 #define HEARTBEAT_BYTES (UINT64_C(1) << 20) /* less is not worth one */
 
@@ -217,7 +217,9 @@ static void reg_on_ready(uint64_t confirmed_lsn, void *arg)
 	bool wanted = !w->draining && publisher_wants_stream(w->publisher);
 	if (!wanted)
 		w->trouble[0] = '\0'; /* else it stays until the stream really begins */
-	if (wanted && follower_get_state(w->follower) == FOLLOWER_IDLE) {
+	/* Not before its time, though the server is there again: the stream may be what killed it.
+	 */
+	if (wanted && !w->retry.active && follower_get_state(w->follower) == FOLLOWER_IDLE) {
 		take_gaps(w);
 		prepare_follower(w);
 		follower_start(w->follower, confirmed_lsn,
@@ -359,6 +361,7 @@ static void fol_on_slot_created(uint64_t lsn, uint32_t timeline, const char *sna
 	struct walstreamd *w;
 	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
 	char text[18];
+	w->known_lsn = 0; /* perhaps another server's */
 	log_info("wal.slot_created", "slot howdah_%s begins at %s", w->d->node,
 		pgws_lsn_str(lsn, text));
 	registrar_slot_created(w->registrar, lsn, timeline, snapshot,
@@ -419,9 +422,10 @@ static uint64_t fol_get_flush_lsn(void *arg)
 	return publisher_flush_lsn(w->publisher);
 }
 
-/* Whether there was a stream, and of use. One that breaks at the same place again (the server
- * cannot decode a change) is not asked for again at once, though it begins well each time. */
-static bool stream_was_good(struct walstreamd *w)
+/* The stream, if there was one, has ended. True: it was of use. One that breaks at the same place
+ * again (the server cannot decode a change) is not asked for again at once, though it begins well
+ * each time. */
+static bool end_stream(struct walstreamd *w)
 {
 	uint64_t since_ms = w->stream_since_ms, lsn = publisher_published_lsn(w->publisher);
 	w->stream_since_ms = 0;
@@ -437,7 +441,7 @@ static void fol_on_stopped(enum pg_class class, const char *text, void *arg)
 {
 	struct walstreamd *w;
 	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
-	if (stream_was_good(w))
+	if (end_stream(w))
 		ev_backoff_reset(&w->backoff);
 	publisher_end(w->publisher);
 	if (w->draining) {
@@ -737,6 +741,12 @@ static int walstreamd_reload(struct daemon *d, const struct conf *next, const ch
 	publisher_allow_streaming(w->publisher);
 	if (stream_again && follower_get_state(w->follower) == FOLLOWER_STREAMING)
 		follower_stop(w->follower);
+	/* Whoever mended something need not wait. */
+	ev_backoff_reset(&w->backoff);
+	if (w->retry.active) {
+		ev_timer_stop(&w->retry);
+		drive(w);
+	}
 	(void)next;
 	(void)ret_why;
 	return 0;

@@ -8,8 +8,8 @@
  *   2. if we are behind (paused, or the spool is not empty) and the ring is half full: ring ->
  * spool;
  *   3. nothing left to do: arm, look again, sleep until the eventfd.
- * What was acknowledged is told to the producer, which that wakes up, behind the work that the pass
- * has put off: whoever waits for a message does not wait for it.
+ * The producer is told what was acknowledged, and so woken, behind the work that the pass has put
+ * off: whoever waits for a message does not wait for that.
  *
  * Invariants:
  *   R1  spool before ring: a record is delivered from the ring only while the spool is empty

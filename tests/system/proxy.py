@@ -47,6 +47,7 @@ class TcpProxy:
     def say(self, data):
         """The walsender's client receives this too. The server has to be silent meanwhile, so that it is not
         in the middle of a message of its own."""
+        assert self.streaming, "no stream goes through here"
         self._order(data)
 
     def close(self):
@@ -129,6 +130,8 @@ class TcpProxy:
         if one not in self.peers:
             return
         for s in (one, self.peers.pop(one)):
+            if s is self.streaming:
+                self.streaming = None
             self.peers.pop(s, None)
             self._watch([s], False)
             s.close()

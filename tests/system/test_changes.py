@@ -320,3 +320,27 @@ def test_idle_database_holds_no_wal(suite):
     lsn = suite.sql("SELECT pg_current_wal_lsn()")[0][0]
     wait_until("confirmed_flush follows", lambda: suite.sql(
         "SELECT confirmed_flush_lsn >= %s FROM pg_replication_slots", lsn)[0][0], 30)
+
+
+def test_database_in_latin1(make_suite, make_postgres):
+    """Topics and payloads are UTF-8, whatever the database's encoding."""
+    pg = make_postgres()
+    admin = pg.connect("postgres")
+    admin.cursor().execute("CREATE DATABASE howdah ENCODING 'LATIN1' TEMPLATE template0")
+    admin.close()
+    suite = make_suite(postgres=f'mode = "external"; conninfo = "{pg.conninfo()}";', start=False)
+    suite.start()
+    wait_until("control socket", suite.status)
+    suite.pgctl("db", "init")
+    suite.wait_up()
+    conn = pg.connect()
+    conn.set_client_encoding("UTF8")
+    cur = conn.cursor()
+    cur.execute('CREATE TABLE "Maße" ("Länge" int PRIMARY KEY, "ÿ" text)')
+    cur.execute("""SELECT howdah_mqtt.publish_table('"Maße"'::regclass, 'größe/{Länge}/{ÿ}')""")
+    sub = suite.subscribe("größe/#")
+    cur.execute("""INSERT INTO "Maße" VALUES (1, 'naïf')""")
+    (message,) = sub.wait_count(1)
+    assert message["topic"] == "größe/1/naïf"
+    assert json.loads(message["payload"])["new"] == {"Länge": 1, "ÿ": "naïf"}
+    conn.close()
