@@ -402,3 +402,18 @@ class Suite:
                 except ProcessLookupError:
                     pass
             shutil.rmtree(self.root, ignore_errors=True)
+
+
+def external(make_suite, make_postgres, database="", conninfo=Postgres.conninfo, server=None, **options):
+    """A suite that is up, with a server of its own: (suite, server). database: more for CREATE DATABASE;
+    conninfo(server): how the suite reaches it; server and options: of Postgres and Suite."""
+    pg = make_postgres(**(server or {}))
+    admin = pg.connect("postgres")
+    admin.cursor().execute(f"CREATE DATABASE howdah {database}")
+    admin.close()
+    suite = make_suite(postgres=f'mode = "external"; conninfo = "{conninfo(pg)}";', start=False, **options)
+    suite.start()
+    wait_until("control socket", suite.status)
+    suite.pgctl("db", "init")
+    suite.wait_up()
+    return suite, pg

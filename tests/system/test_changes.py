@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from suite import wait_until
+from suite import external, wait_until
 
 _serial = 0
 
@@ -324,15 +324,7 @@ def test_idle_database_holds_no_wal(suite):
 
 def test_database_in_latin1(make_suite, make_postgres):
     """Topics and payloads are UTF-8, whatever the database's encoding."""
-    pg = make_postgres()
-    admin = pg.connect("postgres")
-    admin.cursor().execute("CREATE DATABASE howdah ENCODING 'LATIN1' TEMPLATE template0")
-    admin.close()
-    suite = make_suite(postgres=f'mode = "external"; conninfo = "{pg.conninfo()}";', start=False)
-    suite.start()
-    wait_until("control socket", suite.status)
-    suite.pgctl("db", "init")
-    suite.wait_up()
+    suite, pg = external(make_suite, make_postgres, database="ENCODING 'LATIN1' TEMPLATE template0")
     conn = pg.connect()
     conn.set_client_encoding("UTF8")
     cur = conn.cursor()

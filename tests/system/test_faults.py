@@ -16,7 +16,7 @@ import pytest
 
 from proxy import TcpProxy
 from rawmqtt import RawClient, text
-from suite import USER, wait_until
+from suite import USER, external, wait_until
 
 
 def confirmed(suite):
@@ -65,14 +65,7 @@ def test_brokerd_killed_before_puback(make_suite):
 def test_orderly_stop_before_puback(make_suite, make_postgres):
     """A stop in good order ends the sessions, and does not take that for their PUBACKs: what they
     still owe, and what is committed meanwhile, comes again."""
-    pg = make_postgres()
-    admin = pg.connect("postgres")
-    admin.cursor().execute("CREATE DATABASE howdah")
-    suite = make_suite(postgres=f'mode = "external"; conninfo = "{pg.conninfo()}";', start=False)
-    suite.start()
-    wait_until("control socket", lambda: suite.status())
-    suite.pgctl("db", "init")
-    suite.wait_up()
+    suite, pg = external(make_suite, make_postgres)
     cur = pg.connect().cursor()
     cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
     cur.execute("SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
@@ -87,7 +80,6 @@ def test_orderly_stop_before_puback(make_suite, make_postgres):
     assert cur.fetchone()[0]
     client.close()
     cur.connection.close()
-    admin.close()
 
 
 def test_acknowledged_after_puback(make_suite):
@@ -207,17 +199,14 @@ def test_external_database(make_suite, make_postgres):
 def test_message_of_unknown_kind(make_suite, make_postgres):
     """What cannot be understood is not passed over: it is logged and counted, the stream begins anew, less
     and less soon while it breaks at the same place, and what the server really has arrives once."""
-    pg = make_postgres()
-    admin = pg.connect("postgres")
-    admin.cursor().execute("CREATE DATABASE howdah")
-    admin.close()
-    proxy = TcpProxy(pg.port)
-    conninfo = f"host=127.0.0.1 port={proxy.port} user=postgres dbname=howdah"
-    suite = make_suite(postgres=f'mode = "external"; conninfo = "{conninfo}";', start=False)
-    suite.start()
-    wait_until("control socket", suite.status)
-    suite.pgctl("db", "init")
-    suite.wait_up()
+    proxies = []
+
+    def conninfo(pg):
+        proxies.append(TcpProxy(pg.port))
+        return f"host=127.0.0.1 port={proxies[0].port} user=postgres dbname=howdah"
+
+    suite, pg = external(make_suite, make_postgres, conninfo=conninfo)
+    proxy = proxies[0]
     conn = pg.connect()
     cur = conn.cursor()
     cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
@@ -259,15 +248,7 @@ def test_message_of_unknown_kind(make_suite, make_postgres):
 
 def test_slot_held_by_a_session(make_suite, make_postgres):
     """Somebody who moves the slot by hand is waited for, not ended like a walsender that was forgotten."""
-    pg = make_postgres()
-    admin = pg.connect("postgres")
-    admin.cursor().execute("CREATE DATABASE howdah")
-    admin.close()
-    suite = make_suite(postgres=f'mode = "external"; conninfo = "{pg.conninfo()}";', start=False)
-    suite.start()
-    wait_until("control socket", suite.status)
-    suite.pgctl("db", "init")
-    suite.wait_up()
+    suite, pg = external(make_suite, make_postgres)
     conn, session = pg.connect(), pg.connect()
     cur, pid = conn.cursor(), session.info.backend_pid
     cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
@@ -317,13 +298,7 @@ def test_slot_held_by_a_session(make_suite, make_postgres):
 
 
 def test_fast_shutdown_with_unacknowledged_subscriber(make_suite, make_postgres):
-    pg = make_postgres()
-    pg.connect("postgres").cursor().execute("CREATE DATABASE howdah")
-    suite = make_suite(postgres=f'mode = "external"; conninfo = "{pg.conninfo()}";', start=False)
-    suite.start()
-    wait_until("control socket", lambda: suite.status())
-    suite.pgctl("db", "init")
-    suite.wait_up()
+    suite, pg = external(make_suite, make_postgres)
     cur = pg.connect().cursor()
     cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
     cur.execute("SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")

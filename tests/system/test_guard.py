@@ -10,7 +10,7 @@ import time
 import pytest
 
 from rawmqtt import RawClient
-from suite import as_user, wait_until
+from suite import as_user, external, wait_until
 
 SLOT = "howdah_test"
 GAP = "$SYS/howdah/gap"
@@ -27,16 +27,10 @@ def one(pg, sql, *args, dbname="howdah"):
         conn.close()
 
 
-def external(make_suite, make_postgres, walstreamd="", brokerd="", settings="", initdb=()):
+def with_table(make_suite, make_postgres, walstreamd="", brokerd="", settings="", initdb=()):
     """A suite on a server of its own, so that the server can be looked at while the suite is down."""
-    pg = make_postgres(settings=settings, initdb=initdb)
-    one(pg, "CREATE DATABASE howdah", dbname="postgres")
-    suite = make_suite(postgres=f'mode = "external"; conninfo = "{pg.conninfo()}";',
-                       walstreamd=walstreamd, brokerd=brokerd, start=False)
-    suite.start()
-    wait_until("control socket", lambda: suite.status())
-    suite.pgctl("db", "init")
-    suite.wait_up()
+    suite, pg = external(make_suite, make_postgres, server={"settings": settings, "initdb": initdb},
+                         walstreamd=walstreamd, brokerd=brokerd)
     one(pg, "CREATE TABLE f (id int PRIMARY KEY, a text)")
     one(pg, "SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
     return pg, suite
@@ -94,7 +88,7 @@ def follows(pg, suite, row):
 
 def test_fast_shutdown(make_suite, make_postgres):
     """pg_ctl stop -m fast, with a subscriber that owes an acknowledgement."""
-    pg, suite = external(make_suite, make_postgres)
+    pg, suite = with_table(make_suite, make_postgres)
     client = RawClient(suite.mqtt_port, "silent")
     client.subscribe("f/#")
     one(pg, "INSERT INTO f VALUES (1)")
@@ -110,7 +104,7 @@ def test_fast_shutdown(make_suite, make_postgres):
 
 def test_slot_dropped_under_the_suite(make_suite, make_postgres):
     """recreate: the rows of the gap do not come, the gap does, before anything after it."""
-    pg, suite = external(make_suite, make_postgres, 'lost_slot = "recreate";')
+    pg, suite = with_table(make_suite, make_postgres, 'lost_slot = "recreate";')
     sub = suite.subscribe("f/#", GAP)
     one(pg, "INSERT INTO f VALUES (1)")
     sub.wait_count(1)
@@ -151,7 +145,7 @@ def test_slot_dropped_under_the_suite(make_suite, make_postgres):
 
 def test_slot_invalidated_while_streaming(make_suite, make_postgres):
     """max_slot_wal_keep_size: warned of before, then lost, then made anew."""
-    pg, suite = external(
+    pg, suite = with_table(
         make_suite, make_postgres, 'lost_slot = "recreate"; wal_warn_bytes = "16MB";',
         brokerd='ack_timeout = "10min";', initdb=["--wal-segsize=1"],
         settings="max_slot_wal_keep_size = 24MB\nmax_wal_size = 4MB\nmin_wal_size = 2MB\n"
@@ -202,7 +196,7 @@ STEPS = {
 @pytest.mark.parametrize("answer", ["stop", "recreate"])
 def test_died_half_way(make_suite, make_postgres, step, answer):
     """Whatever the configuration says by then: what was begun is finished, and told."""
-    pg, suite = external(make_suite, make_postgres)
+    pg, suite = with_table(make_suite, make_postgres)
     suite.stop()
     began = one(pg, "SELECT pg_current_wal_lsn()::text")
     one(pg, "INSERT INTO f VALUES (1)")
@@ -221,7 +215,7 @@ def test_died_half_way(make_suite, make_postgres, step, answer):
 def test_died_before_it_was_told(make_suite, make_postgres):
     """The new slot is there, nobody knows of the gap yet: the next life tells, though the slot stands
     where it began."""
-    pg, suite = external(make_suite, make_postgres)
+    pg, suite = with_table(make_suite, make_postgres)
     suite.stop()
     one(pg, f"SELECT pg_drop_replication_slot('{SLOT}')")
     lsn = one(pg, f"SELECT lsn FROM pg_create_logical_replication_slot('{SLOT}', 'pgoutput')")
@@ -241,7 +235,7 @@ def test_died_before_it_was_told(make_suite, make_postgres):
 
 def test_killed_again_and_again(make_suite, make_postgres):
     """A transaction keeps the new slot from being made; walstreamd is killed while it waits."""
-    pg, suite = external(make_suite, make_postgres, 'lost_slot = "recreate";')
+    pg, suite = with_table(make_suite, make_postgres, 'lost_slot = "recreate";')
     acked = acknowledged(pg)
     writer = pg.connect()
     writer.autocommit = False
@@ -268,7 +262,7 @@ def test_killed_again_and_again(make_suite, make_postgres):
 
 def test_node_removed_under_the_suite(make_suite, make_postgres):
     """In full run, and in the middle of a slot's making: a first start follows, no gap is left."""
-    pg, suite = external(make_suite, make_postgres, 'lost_slot = "recreate";')
+    pg, suite = with_table(make_suite, make_postgres, 'lost_slot = "recreate";')
     registered = one(pg, "SELECT registered_at FROM howdah.node")
     suite.pgctl("-j", "node", "remove", "test")
     wait_until("a new node", lambda: one(
@@ -294,7 +288,7 @@ def test_node_removed_under_the_suite(make_suite, make_postgres):
 @pytest.mark.parametrize("heartbeat", ["0s", "1s"])
 def test_idle_database_holds_no_wal(make_suite, make_postgres, heartbeat, report):
     """Another database of the server writes; ours is quiet. The slot follows, with or without."""
-    pg, suite = external(make_suite, make_postgres, f'heartbeat = "{heartbeat}";',
+    pg, suite = with_table(make_suite, make_postgres, f'heartbeat = "{heartbeat}";',
                          initdb=["--wal-segsize=1"],
                          settings="max_wal_size = 8MB\nmin_wal_size = 2MB\nwal_keep_size = 0")
     one(pg, "CREATE DATABASE busy", dbname="postgres")
@@ -340,7 +334,7 @@ def test_idle_database_holds_no_wal(make_suite, make_postgres, heartbeat, report
 
 def test_open_transaction_is_named(make_suite, make_postgres):
     """An old transaction that writes keeps WAL, and no heartbeat helps: the status says whose it is."""
-    pg, suite = external(make_suite, make_postgres, 'wal_warn_bytes = "16MB"; heartbeat = "1s";',
+    pg, suite = with_table(make_suite, make_postgres, 'wal_warn_bytes = "16MB"; heartbeat = "1s";',
                          initdb=["--wal-segsize=1"], settings="max_wal_size = 8MB\nmin_wal_size = 2MB")
     old = pg.connect()
     old.autocommit = False

@@ -11,7 +11,7 @@ import time
 import psycopg2
 import pytest
 
-from suite import wait_until
+from suite import external, wait_until
 
 pytestmark = pytest.mark.skipif("HOWDAH_LARGE_VALUES" not in os.environ, reason="HOWDAH_LARGE_VALUES is not set")
 
@@ -22,15 +22,7 @@ INSERT = f"INSERT INTO big VALUES (%s, repeat('{PATTERN.decode()}', {VALUE_BYTES
 
 @pytest.fixture
 def source(make_suite, make_postgres):
-    pg = make_postgres()
-    admin = pg.connect("postgres")
-    admin.cursor().execute("CREATE DATABASE howdah")
-    admin.close()
-    suite = make_suite(postgres=f'mode = "external"; conninfo = "{pg.conninfo()}";', start=False)
-    suite.start()
-    wait_until("control socket", suite.status)
-    suite.pgctl("db", "init")
-    suite.wait_up()
+    suite, pg = external(make_suite, make_postgres)
     conn = pg.connect()
     cur = conn.cursor()
     cur.execute("CREATE TABLE big (id int PRIMARY KEY, a text, b text)")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from suite import is_sanitized, wait_until
+from suite import external, is_sanitized, wait_until
 
 OK, FAILED, USAGE = 0, 1, 2
 TAIL_SLOTS = "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE %s"
@@ -278,14 +278,9 @@ def test_ctrl_c_while_waiting_for_the_slot(suite, tail):
 def test_slow_reader_keeps_its_connection(make_suite, make_postgres):
     """Nobody reads the output for several wal_sender_timeout: the server must not lose patience, the
     slot must not run ahead of what was printed, and then everything comes."""
-    pg = make_postgres(settings="wal_sender_timeout = 2s\nlogical_decoding_work_mem = 64kB")
-    pg.connect("postgres").cursor().execute("CREATE DATABASE howdah")
-    suite = make_suite(postgres=f'mode = "external"; conninfo = "{pg.conninfo()}";', start=False)
+    suite, pg = external(make_suite, make_postgres, server={
+        "settings": "wal_sender_timeout = 2s\nlogical_decoding_work_mem = 64kB"})
     suite.sql = lambda text, *args: sql(pg, text, *args)
-    suite.start()
-    wait_until("control socket", lambda: suite.status())
-    suite.pgctl("db", "init")
-    suite.wait_up()
     publish(suite, "slow", "id int PRIMARY KEY, t text")
     t = Tail(suite, "--table", "slow")
     suite.sql("INSERT INTO slow SELECT i, repeat('x', 500) FROM generate_series(1, 20000) i")
