@@ -405,7 +405,7 @@ class Suite:
 
 
 def external(make_suite, make_postgres, database="", conninfo=Postgres.conninfo, server=None, **options):
-    """A suite that is up, with a server of its own: (suite, server). database: more for CREATE DATABASE;
+    """A server of its own and a suite on it that is up: (server, suite). database: more for CREATE DATABASE;
     conninfo(server): how the suite reaches it; server and options: of Postgres and Suite."""
     pg = make_postgres(**(server or {}))
     admin = pg.connect("postgres")
@@ -416,4 +416,4 @@ def external(make_suite, make_postgres, database="", conninfo=Postgres.conninfo,
     wait_until("control socket", suite.status)
     suite.pgctl("db", "init")
     suite.wait_up()
-    return suite, pg
+    return pg, suite

@@ -323,8 +323,8 @@ def test_idle_database_holds_no_wal(suite):
 
 
 def test_database_in_latin1(make_suite, make_postgres):
-    """Topics and payloads are UTF-8, whatever the database's encoding."""
-    suite, pg = external(make_suite, make_postgres, database="ENCODING 'LATIN1' TEMPLATE template0")
+    """Topics and payloads are UTF-8, though the database is not."""
+    pg, suite = external(make_suite, make_postgres, database="ENCODING 'LATIN1' TEMPLATE template0")
     conn = pg.connect()
     conn.set_client_encoding("UTF8")
     cur = conn.cursor()

@@ -65,7 +65,7 @@ def test_brokerd_killed_before_puback(make_suite):
 def test_orderly_stop_before_puback(make_suite, make_postgres):
     """A stop in good order ends the sessions, and does not take that for their PUBACKs: what they
     still owe, and what is committed meanwhile, comes again."""
-    suite, pg = external(make_suite, make_postgres)
+    pg, suite = external(make_suite, make_postgres)
     cur = pg.connect().cursor()
     cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
     cur.execute("SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
@@ -205,7 +205,7 @@ def test_message_of_unknown_kind(make_suite, make_postgres):
         proxies.append(TcpProxy(pg.port))
         return f"host=127.0.0.1 port={proxies[0].port} user=postgres dbname=howdah"
 
-    suite, pg = external(make_suite, make_postgres, conninfo=conninfo)
+    pg, suite = external(make_suite, make_postgres, conninfo=conninfo)
     proxy = proxies[0]
     conn = pg.connect()
     cur = conn.cursor()
@@ -248,7 +248,7 @@ def test_message_of_unknown_kind(make_suite, make_postgres):
 
 def test_slot_held_by_a_session(make_suite, make_postgres):
     """Somebody who moves the slot by hand is waited for, not ended like a walsender that was forgotten."""
-    suite, pg = external(make_suite, make_postgres)
+    pg, suite = external(make_suite, make_postgres)
     conn, session = pg.connect(), pg.connect()
     cur, pid = conn.cursor(), session.info.backend_pid
     cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
@@ -298,7 +298,7 @@ def test_slot_held_by_a_session(make_suite, make_postgres):
 
 
 def test_fast_shutdown_with_unacknowledged_subscriber(make_suite, make_postgres):
-    suite, pg = external(make_suite, make_postgres)
+    pg, suite = external(make_suite, make_postgres)
     cur = pg.connect().cursor()
     cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
     cur.execute("SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")

@@ -29,7 +29,7 @@ def one(pg, sql, *args, dbname="howdah"):
 
 def with_table(make_suite, make_postgres, walstreamd="", brokerd="", settings="", initdb=()):
     """A suite on a server of its own, so that the server can be looked at while the suite is down."""
-    suite, pg = external(make_suite, make_postgres, server={"settings": settings, "initdb": initdb},
+    pg, suite = external(make_suite, make_postgres, server={"settings": settings, "initdb": initdb},
                          walstreamd=walstreamd, brokerd=brokerd)
     one(pg, "CREATE TABLE f (id int PRIMARY KEY, a text)")
     one(pg, "SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")

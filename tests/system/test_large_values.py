@@ -22,7 +22,7 @@ INSERT = f"INSERT INTO big VALUES (%s, repeat('{PATTERN.decode()}', {VALUE_BYTES
 
 @pytest.fixture
 def source(make_suite, make_postgres):
-    suite, pg = external(make_suite, make_postgres)
+    pg, suite = external(make_suite, make_postgres)
     conn = pg.connect()
     cur = conn.cursor()
     cur.execute("CREATE TABLE big (id int PRIMARY KEY, a text, b text)")

@@ -278,7 +278,7 @@ def test_ctrl_c_while_waiting_for_the_slot(suite, tail):
 def test_slow_reader_keeps_its_connection(make_suite, make_postgres):
     """Nobody reads the output for several wal_sender_timeout: the server must not lose patience, the
     slot must not run ahead of what was printed, and then everything comes."""
-    suite, pg = external(make_suite, make_postgres, server={
+    pg, suite = external(make_suite, make_postgres, server={
         "settings": "wal_sender_timeout = 2s\nlogical_decoding_work_mem = 64kB"})
     suite.sql = lambda text, *args: sql(pg, text, *args)
     publish(suite, "slow", "id int PRIMARY KEY, t text")
