@@ -45,6 +45,15 @@ static const struct check checks[] = {
 		" CASE WHEN s <> 'logical' THEN 'ALTER SYSTEM SET wal_level = ''logical''" RESTART
 		"' END"
 		" FROM (SELECT current_setting('wal_level') AS s, $1::text) x"},
+	{"encoding", false, NULL,
+		"SELECT CASE e WHEN 'SQL_ASCII' THEN 'warning' ELSE 'ok' END,"
+		" CASE e WHEN 'SQL_ASCII' THEN"
+		" 'the database is in SQL_ASCII: the first published value that is not UTF-8 stops"
+		" the stream' ELSE 'the database is in ' || e END,"
+		" CASE e WHEN 'SQL_ASCII' THEN 'move it to one in UTF8: CREATE DATABASE ..."
+		" ENCODING ''UTF8'' TEMPLATE template0, pg_dump with the values mended, "
+		"pg_restore' END"
+		" FROM (SELECT getdatabaseencoding()::text AS e, $1::text) x"},
 	{"fsync", false, NULL,
 		"SELECT CASE s WHEN 'on' THEN 'ok' ELSE 'warning' END, 'fsync = ' || s,"
 		" CASE WHEN s <> 'on' THEN 'ALTER SYSTEM SET fsync = on" RELOAD "' END"

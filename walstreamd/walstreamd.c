@@ -46,7 +46,6 @@
 #define BACKOFF_BASE_MS 200
 #define BACKOFF_CAP_MS 10000
 #define SLOT_ACTIVE_MS 100
-#define STEADY_MS 60000 /* a stream that lasted so long makes the next backoff short */
 #define TEXT_BYTES 480
 #define HEARTBEAT_BYTES (UINT64_C(1) << 20) /* less is not worth one */
 
@@ -422,27 +421,27 @@ static uint64_t fol_get_flush_lsn(void *arg)
 	return publisher_flush_lsn(w->publisher);
 }
 
-/* The stream, if there was one, has ended. True: it was of use. One that breaks at the same place
- * again (the server cannot decode a change) is not asked for again at once, though it begins well
- * each time. */
-static bool end_stream(struct walstreamd *w)
+/* The stream, if there was one, has ended. Only one that brought a new transaction was of use, or
+ * one that lasted: one that breaks at the same place again (the server cannot decode a change) is
+ * not asked for again at once, though it begins well each time. */
+static void end_stream(struct walstreamd *w)
 {
 	uint64_t since_ms = w->stream_since_ms, lsn = publisher_published_lsn(w->publisher);
 	w->stream_since_ms = 0;
 	if (since_ms == 0)
-		return false;
-	bool news = lsn > w->known_lsn;
-	if (news)
+		return;
+	ev_backoff_lasted(&w->backoff, ev_now_ms() - since_ms);
+	if (lsn > w->known_lsn) {
 		w->known_lsn = lsn;
-	return news || ev_now_ms() - since_ms >= STEADY_MS;
+		ev_backoff_reset(&w->backoff);
+	}
 }
 
 static void fol_on_stopped(enum pg_class class, const char *text, void *arg)
 {
 	struct walstreamd *w;
 	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
-	if (end_stream(w))
-		ev_backoff_reset(&w->backoff);
+	end_stream(w);
 	publisher_end(w->publisher);
 	if (w->draining) {
 		daemon_drained(w->d);
@@ -743,10 +742,8 @@ static int walstreamd_reload(struct daemon *d, const struct conf *next, const ch
 		follower_stop(w->follower);
 	/* Whoever mended something need not wait. */
 	ev_backoff_reset(&w->backoff);
-	if (w->retry.active) {
-		ev_timer_stop(&w->retry);
-		drive(w);
-	}
+	if (w->retry.active)
+		ev_timer_start(&w->retry, 0); /* by then this configuration is in force */
 	(void)next;
 	(void)ret_why;
 	return 0;

@@ -155,5 +155,13 @@ static inline void ev_backoff_reset(struct ev_backoff *b)
 {
 	b->attempt = 0;
 }
+#define EV_STEADY_MS 60000
+/* What the last attempt led to has ended after lasted_ms: if that was EV_STEADY_MS or more the next
+ * delay is short again. What breaks sooner each time is no success, though it begins well. */
+static inline void ev_backoff_lasted(struct ev_backoff *b, uint64_t lasted_ms)
+{
+	if (lasted_ms >= EV_STEADY_MS)
+		ev_backoff_reset(b);
+}
 
 #endif

@@ -28,6 +28,14 @@ def mapped(suite, name="f"):
     suite.sql("SELECT howdah_mqtt.publish_table(%s::regclass, %s)", name, name + "/{id}")
 
 
+def mapped_on(pg):
+    """The table f of an external server, mapped, and a cursor there."""
+    cur = pg.connect().cursor()
+    cur.execute("CREATE TABLE f (id int PRIMARY KEY, a text)")
+    cur.execute("SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
+    return cur
+
+
 def test_brokerd_killed_before_puback(make_suite):
     """confirmed_flush is not past the first change that lacks a PUBACK, as long as there is no new
     brokerd to say otherwise; mappings are unchanged."""
@@ -66,9 +74,7 @@ def test_orderly_stop_before_puback(make_suite, make_postgres):
     """A stop in good order ends the sessions, and does not take that for their PUBACKs: what they
     still owe, and what is committed meanwhile, comes again."""
     pg, suite = external(make_suite, make_postgres)
-    cur = pg.connect().cursor()
-    cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
-    cur.execute("SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
+    cur = mapped_on(pg)
     client = RawClient(suite.mqtt_port, "owes")
     client.subscribe("f/#")
     cur.execute("INSERT INTO f VALUES (1)")
@@ -176,10 +182,8 @@ def test_external_database(make_suite, make_postgres):
                suite.status("walstreamd").get("text", ""))
     suite.pgctl("db", "init")
     suite.wait_up()
-    conn = pg.connect()
-    cur = conn.cursor()
-    cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
-    cur.execute("SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
+    cur = mapped_on(pg)
+    conn = cur.connection
     sub = suite.subscribe("f/#")
     cur.execute("INSERT INTO f VALUES (1)")
     sub.wait_count(1)
@@ -207,10 +211,8 @@ def test_message_of_unknown_kind(make_suite, make_postgres):
 
     pg, suite = external(make_suite, make_postgres, conninfo=conninfo)
     proxy = proxies[0]
-    conn = pg.connect()
-    cur = conn.cursor()
-    cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
-    cur.execute("SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
+    cur = mapped_on(pg)
+    conn = cur.connection
     sub = suite.subscribe("f/#")
     cur.execute("INSERT INTO f VALUES (1)")
     sub.wait_count(1)
@@ -246,13 +248,58 @@ def test_message_of_unknown_kind(make_suite, make_postgres):
     proxy.close()
 
 
+def test_row_that_cannot_be_sent(make_suite, make_postgres):
+    """doctor warns of it; the stream that it breaks is asked for less and less often, though the server is
+    there again; the operator passes it over, and a reload ends the wait."""
+    pg, suite = external(make_suite, make_postgres,
+                         database="ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    (found,) = [row for row in suite.rows("doctor") if row["check"] == "encoding"]
+    assert found["result"] == "warning" and "SQL_ASCII" in found["finding"] and "UTF8" in found["remedy"]
+    cur = mapped_on(pg)
+    sub = suite.subscribe("f/#")
+    cur.execute("INSERT INTO f VALUES (1, 'x')")
+    sub.wait_count(1)
+
+    def streams():
+        return suite.log_text().count("[wal.streaming]")
+
+    before = streams()
+    cur.execute(r"INSERT INTO f VALUES (2, E'\xff')")
+    wait_until("asked for again and again", lambda: streams() >= before + 6, 30)
+    wait_until("says why", lambda: 'invalid byte sequence for encoding "UTF8"' in
+               suite.status("walstreamd").get("text", ""))
+
+    def sessions():
+        cur.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'howdah walstreamd'")
+        return cur.fetchall()
+
+    ended = sessions()
+    cur.execute("SELECT pg_terminate_backend(%s)", ended[0])
+    wait_until("walstreamd is back at the server", lambda: sessions() not in ([], ended), 3)
+    time.sleep(1)  # the next try is after 10 s, at the earliest after 7.5
+    assert streams() == before + 6
+    began = time.monotonic()
+
+    def passed_over():
+        try:
+            cur.execute("SELECT pg_replication_slot_advance('howdah_test', pg_current_wal_lsn())")
+            return True
+        except psycopg2.errors.ObjectInUse:  # just being tried
+            return False
+    wait_until("passed over", passed_over)
+    cur.execute("INSERT INTO f VALUES (3, 'y')")
+    suite.pgctl("reload")
+    sub.wait_count(2)
+    assert time.monotonic() - began < 3  # less than what was left of the wait
+    assert [p["new"]["id"] for p in sub.payloads()] == [1, 3]
+    cur.connection.close()
+
+
 def test_slot_held_by_a_session(make_suite, make_postgres):
     """Somebody who moves the slot by hand is waited for, not ended like a walsender that was forgotten."""
     pg, suite = external(make_suite, make_postgres)
-    conn, session = pg.connect(), pg.connect()
-    cur, pid = conn.cursor(), session.info.backend_pid
-    cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
-    cur.execute("SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
+    cur, session = mapped_on(pg), pg.connect()
+    pid = session.info.backend_pid
     sub = suite.subscribe("f/#")
     failed = []
 
@@ -294,14 +341,12 @@ def test_slot_held_by_a_session(make_suite, make_postgres):
     cur.execute("INSERT INTO f VALUES (1)")
     sub.wait_count(1)
     session.close()
-    conn.close()
+    cur.connection.close()
 
 
 def test_fast_shutdown_with_unacknowledged_subscriber(make_suite, make_postgres):
     pg, suite = external(make_suite, make_postgres)
-    cur = pg.connect().cursor()
-    cur.execute("CREATE TABLE f (id int PRIMARY KEY)")
-    cur.execute("SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
+    cur = mapped_on(pg)
     client = RawClient(suite.mqtt_port, "silent")
     client.subscribe("f/#")
     cur.execute("INSERT INTO f VALUES (1)")

@@ -102,6 +102,8 @@ def test_db_status_and_doctor(suite):
     assert all(r["installed"] == r["available"] for r in suite.rows("db", "status"))
     findings = suite.rows("doctor")
     assert findings and not [r for r in findings if r["result"] == "error"], findings
+    assert ("encoding", "ok", "the database is in UTF8") in [
+        (r["check"], r["result"], r["finding"]) for r in findings]
     suite.sql("CREATE TABLE loses_identity (id int PRIMARY KEY)")
     suite.pgctl("mqtt", "map", "add", "loses_identity", "x/{id}")
     suite.sql("ALTER TABLE loses_identity REPLICA IDENTITY NOTHING")

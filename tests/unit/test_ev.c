@@ -294,8 +294,12 @@ static void test_backoff(void **state)
 	struct ev_backoff b = {.base_ms = 100, .cap_ms = 5000};
 	uint32_t lowest = UINT32_MAX, highest = 0;
 	for (int round = 0; round < 200; round++) {
-		ev_backoff_reset(&b);
+		if (round % 2 == 0)
+			ev_backoff_reset(&b);
+		else
+			ev_backoff_lasted(&b, EV_STEADY_MS);
 		for (uint32_t i = 0; i < 40; i++) {
+			ev_backoff_lasted(&b, EV_STEADY_MS - 1); /* no success */
 			uint32_t plain = i < 6 ? 100U << i : 5000;
 			uint32_t ms = ev_backoff_next_ms(&b);
 			assert_in_range(ms, plain * 3 / 4, plain * 5 / 4);
