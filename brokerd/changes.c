@@ -39,6 +39,7 @@
 #include "common/base/err.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "common/base/pg_time.h"
 #include "common/ring/ring_reader.h"
 
 #include "brokerd/change.h"
@@ -629,7 +630,7 @@ static int on_timeline(uint32_t timeline, uint64_t kept_lsn, void *arg)
 static void publish_gap(struct changes *c, const struct ring_gap *gap)
 {
 	char from[18], to[18];
-	double at = (double)gap->at / 1e6 + 946684800;
+	double at = (double)gap->at / 1e6 + (double)PG_EPOCH_S;
 	json_t *o = json_pack("{s:s,s:s,s:s,s:s%,s:f}", "node", c->d->node, "from_lsn",
 		pgws_lsn_str(gap->from_lsn, from), "to_lsn", pgws_lsn_str(gap->to_lsn, to),
 		"reason", gap->reason, gap->reason_len, "at", at);
@@ -923,6 +924,8 @@ void changes_update_stats(struct changes *c)
 	c->counts[CHANGES_STAT_RECEIVED_LSN] = c->end_lsn;
 	c->counts[CHANGES_STAT_ACKED_LSN] = tracker_acked(c->tracker);
 	c->counts[CHANGES_STAT_RING_LAG] = ring.lag_bytes;
+	c->counts[CHANGES_STAT_DELAY_P50] = ring.delay_p50_us;
+	c->counts[CHANGES_STAT_DELAY_P99] = ring.delay_p99_us;
 	c->counts[CHANGES_STAT_SPOOLED] = ring.spooled_records;
 	c->counts[CHANGES_STAT_SPOOL_BYTES] = ring.spool_bytes_now;
 	c->counts[CHANGES_STAT_DUPLICATES] = ring.duplicates_dropped;

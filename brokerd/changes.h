@@ -63,6 +63,8 @@ enum changes_stat {
 	CHANGES_STAT_PENDING_TX,
 	CHANGES_STAT_PAUSES,
 	CHANGES_STAT_STATES_STORED,
+	CHANGES_STAT_DELAY_P50,
+	CHANGES_STAT_DELAY_P99,
 	CHANGES_STAT_RECEIVED_LSN,
 	CHANGES_STAT_ACKED_LSN,
 	CHANGES_STAT_RING_LAG,
@@ -93,6 +95,11 @@ enum changes_stat {
 			"times that reading paused for slow subscribers"},                         \
 		{"changes_states_stored", STATS_COUNTER, "", STATS_INFO,                           \
 			"sets of mappings stored"},                                                \
+		{"changes_delay_p50", STATS_GAUGE, "us", STATS_STATUS,                             \
+			"from a commit, by the server's clock, until brokerd has the change: "     \
+			"median of the last minute"},                                              \
+		{"changes_delay_p99", STATS_GAUGE, "us", STATS_INFO,                               \
+			"the same: its 99th percentile"},                                          \
 		{"changes_received_lsn", STATS_LSN, "", STATS_STATUS,                              \
 			"end of the last transaction received"},                                   \
 		{"changes_acked_lsn", STATS_LSN, "", STATS_STATUS,                                 \

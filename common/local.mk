@@ -27,6 +27,7 @@ common_libbase_a_SOURCES = \
 	common/base/mem.h \
 	common/base/node_name.c \
 	common/base/node_name.h \
+	common/base/pg_time.h \
 	common/base/proc.c \
 	common/base/proc.h \
 	common/base/sdnotify.c \

@@ -117,6 +117,9 @@ int bench_connect_to(struct bench *b, const char *conninfo, PGconn **ret_pg);
 /* Any statements; what they return is dropped. */
 int bench_sql(struct bench *b, PGconn *pg, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+/* Where this server's WAL ends: which is "insert" (what was written) or "flush" (what is durable,
+ * and may be sent). */
+int bench_sql_lsn(struct bench *b, PGconn *pg, const char *which, uint64_t *ret_lsn);
 /* The first value of the first row, "" if there is none. The caller frees it. */
 int bench_sql_value(struct bench *b, PGconn *pg, char **ret_value, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));

@@ -20,9 +20,12 @@
 #include "common/base/buf.h"
 #include "common/base/io.h"
 #include "common/base/mem.h"
+#include "common/ring/ring_reader.h"
 #include "pgctl/bench_latency.h"
 
-#define PAUSE_US 15000 /* between inserts: everything has gone to sleep again */
+#define INSERTS                                                                                    \
+	RING_READER_DELAYS /* so that brokerd's figures are of all of them, and of no other */
+#define PAUSE_US 15000     /* between inserts: everything has gone to sleep again */
 #define ARRIVAL_MS 20000
 #define SPIN_US 100
 #define PACKETS_MAX 4096
@@ -188,20 +191,19 @@ static int one_row(struct bench_reader *r, struct subscriber *s, uint64_t id, ui
 
 /* ---- All of it ------------------------------------------------------------------------------- */
 
-/* Commit times of rows 1 .. n: subtracted from arrivals, as latencies. */
-static int subtract_commits(
-	struct bench_reader *r, double *latencies, const uint64_t *arrivals, size_t n)
+/* Commit times of the rows: subtracted from arrivals, as latencies. */
+static int subtract_commits(struct bench_reader *r, double *latencies, const uint64_t *arrivals)
 {
 	static const char sql[] =
 		"SELECT (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::bigint"
 		" FROM latency_events ORDER BY id";
 	PGresult *res = PQexec(r->sql, sql);
 	int status = PGCTL_OK;
-	if (PQresultStatus(res) != PGRES_TUPLES_OK || PQntuples(res) != (int)n)
+	if (PQresultStatus(res) != PGRES_TUPLES_OK || PQntuples(res) != INSERTS)
 		status = bench_sql_failed(r->b, r->sql, sql);
-	for (size_t i = 0; i < n && status == PGCTL_OK; i++)
-		latencies[i] = (double)arrivals[i] -
-			       (double)strtoull(PQgetvalue(res, (int)i, 0), NULL, 10);
+	for (int i = 0; i < INSERTS && status == PGCTL_OK; i++)
+		latencies[i] =
+			(double)arrivals[i] - (double)strtoull(PQgetvalue(res, i, 0), NULL, 10);
 	PQclear(res);
 	return status;
 }
@@ -211,25 +213,44 @@ int bench_latency_create_table(struct bench *b, PGconn *pg)
 	return bench_sql(b, pg, "CREATE TABLE latency_events (id bigint PRIMARY KEY)");
 }
 
-int bench_latency_measure(struct bench_reader *r, size_t n, struct bench_latency *ret_latency)
+/* When each row came to who waits for it. ret_lsn: some position behind all rows but the last. */
+static int insert_rows(struct bench_reader *r, uint64_t *arrivals, uint64_t *ret_lsn)
 {
 	struct subscriber s = {.fd = -1};
-	uint64_t arrivals[BENCH_LATENCY_MAX];
-	double latencies[BENCH_LATENCY_MAX];
-	int status = bench_sql(r->b, r->sql, "TRUNCATE latency_events");
-	if (status == PGCTL_OK && r->kind == BENCH_WALSTREAMD)
+	int status = PGCTL_OK;
+	if (r->kind == BENCH_WALSTREAMD)
 		status = subscribe(r->b, r->suite->mqtt_port, &s);
 	if (status == PGCTL_OK)
 		status = bench_reader_settle(r);
-	for (size_t i = 0; i < n && status == PGCTL_OK; i++)
-		status = one_row(r, &s, i + 1, &arrivals[i]);
+	for (size_t i = 0; i < INSERTS && status == PGCTL_OK; i++) {
+		if (i + 1 == INSERTS)
+			status = bench_sql_lsn(r->b, r->sql, "insert", ret_lsn);
+		if (status == PGCTL_OK)
+			status = one_row(r, &s, i + 1, &arrivals[i]);
+	}
 	if (s.fd >= 0)
 		close(s.fd);
+	return status;
+}
+
+int bench_latency_measure(struct bench_reader *r, struct bench_latency *ret_latency)
+{
+	uint64_t arrivals[INSERTS], lsn = 0;
+	double latencies[INSERTS];
+	int status = bench_sql(r->b, r->sql, "TRUNCATE latency_events");
 	if (status == PGCTL_OK)
-		status = subtract_commits(r, latencies, arrivals, n);
+		status = insert_rows(r, arrivals, &lsn);
+	if (status == PGCTL_OK)
+		status = subtract_commits(r, latencies, arrivals);
 	if (status != PGCTL_OK)
 		return status;
-	ret_latency->p50_us = bench_median(latencies, n); /* sorts */
-	ret_latency->p99_us = latencies[n - 1 - n / 100];
-	return PGCTL_OK;
+	(void)bench_median(latencies, INSERTS); /* sorts; taken as ring_reader takes it: */
+	double p50_us = latencies[INSERTS / 2], p99_us = latencies[INSERTS - 1 - INSERTS / 100];
+	if (r->kind != BENCH_WALSTREAMD) {
+		*ret_latency = (struct bench_latency){p50_us, p99_us, -1, -1};
+		return PGCTL_OK;
+	}
+	ret_latency->subscriber_p50_us = p50_us;
+	ret_latency->subscriber_p99_us = p99_us;
+	return bench_suite_delay(r->suite, lsn, &ret_latency->p50_us, &ret_latency->p99_us);
 }

@@ -216,19 +216,15 @@ static bool commit_some(PGconn *pg, unsigned from, unsigned to)
 int bench_load_commit(struct bench_load *load, uint64_t *ret_lsn)
 {
 	unsigned last = load->transactions - 1;
-	char *text = NULL;
 	for (unsigned k = 0; k < last;) {
 		unsigned to = last - k < COMMITS_IN_FLIGHT ? last : k + COMMITS_IN_FLIGHT;
 		if (!commit_some(load->control, k, to))
 			return bench_sql_failed(load->b, load->control, "COMMIT PREPARED");
 		k = to;
 	}
-	int status = bench_sql_value(load->b, load->control, &text,
-		"SELECT (pg_current_wal_insert_lsn() - '0/0')::text");
+	int status = bench_sql_lsn(load->b, load->control, "insert", ret_lsn);
 	if (status != PGCTL_OK)
 		return status;
-	*ret_lsn = strtoull(text, NULL, 10);
-	free(text);
 	return commit_some(load->control, last, last + 1)
 		       ? PGCTL_OK
 		       : bench_sql_failed(load->b, load->control, "COMMIT PREPARED");

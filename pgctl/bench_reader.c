@@ -318,15 +318,12 @@ static int is_at(struct bench_reader *r, uint64_t lsn, uint64_t events, bool *re
 
 int bench_reader_settle(struct bench_reader *r)
 {
-	char *text = NULL;
 	struct samples s;
+	uint64_t lsn;
 	bool sent = false;
-	int status = bench_sql_value(
-		r->b, r->sql, &text, "SELECT (pg_current_wal_flush_lsn() - '0/0')::text");
+	int status = bench_sql_lsn(r->b, r->sql, "flush", &lsn);
 	if (status != PGCTL_OK)
 		return status;
-	uint64_t lsn = strtoull(text, NULL, 10);
-	free(text);
 	samples_open(&s, r);
 	while (status == PGCTL_OK && !sent) {
 		wait_quiet(&s);

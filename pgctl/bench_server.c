@@ -263,3 +263,14 @@ int bench_sql_value(struct bench *b, PGconn *pg, char **ret_value, const char *f
 	free(sql);
 	return status;
 }
+
+int bench_sql_lsn(struct bench *b, PGconn *pg, const char *which, uint64_t *ret_lsn)
+{
+	char *text = NULL;
+	int status = bench_sql_value(
+		b, pg, &text, "SELECT (pg_current_wal_%s_lsn() - '0/0')::text", which);
+	if (status == PGCTL_OK)
+		*ret_lsn = strtoull(text, NULL, 10);
+	free(text);
+	return status;
+}

@@ -24,6 +24,7 @@
 #define UP_US 60000000
 #define POLL_US 50000
 #define STOP_MS 20000
+#define STATS_US 20000000 /* they are brought up to date once per second */
 #define WORDS_MAX 16
 
 /* What each node's workers are, but for walstreamd. */
@@ -96,6 +97,7 @@ struct answer {
 	bool wal, broker, watch, schema;
 	char text[256]; /* of walstreamd */
 	uint64_t published_lsn, acked_lsn;
+	uint64_t received_lsn, delay_p50_us, delay_p99_us; /* of brokerd */
 };
 
 static void take_status(json_t *row, void *arg)
@@ -136,6 +138,22 @@ static void take_lag(json_t *row, void *arg)
 		a->published_lsn = lsn;
 	else if (point != NULL && strncmp(point, "brokerd", 7) == 0)
 		a->acked_lsn = lsn;
+}
+
+static void take_stats(json_t *row, void *arg)
+{
+	struct answer *a = arg;
+	const char *worker = json_string_value(json_object_get(row, "worker"));
+	const char *name = json_string_value(json_object_get(row, "name"));
+	const json_t *value = json_object_get(row, "value");
+	if (worker == NULL || name == NULL || strcmp(worker, "brokerd") != 0)
+		return;
+	if (strcmp(name, "changes_received_lsn") == 0)
+		a->received_lsn = parse_lsn(json_string_value(value));
+	else if (strcmp(name, "changes_delay_p50") == 0)
+		a->delay_p50_us = (uint64_t)json_integer_value(value);
+	else if (strcmp(name, "changes_delay_p99") == 0)
+		a->delay_p99_us = (uint64_t)json_integer_value(value);
 }
 
 static bool call(struct bench_suite *s, const char *cmd, void (*on_row)(json_t *row, void *arg),
@@ -217,6 +235,24 @@ bool bench_suite_is_at(struct bench_suite *s, uint64_t lsn)
 {
 	struct answer a = {.s = s};
 	return call(s, "wal.lag", take_lag, &a) && a.published_lsn >= lsn && a.acked_lsn >= lsn;
+}
+
+int bench_suite_delay(struct bench_suite *s, uint64_t lsn, double *ret_p50_us, double *ret_p99_us)
+{
+	uint64_t deadline = bench_now_us() + STATS_US;
+	struct answer a;
+	bool ok;
+	do {
+		bench_pause_us(POLL_US);
+		a = (struct answer){.s = s};
+		ok = call(s, "stats", take_stats, &a) && a.received_lsn > lsn && a.delay_p50_us > 0;
+	} while (!ok && bench_now_us() < deadline);
+	if (!ok)
+		return pgctl_fail(s->b->p, PGCTL_FAILED, "look whether this machine is overloaded",
+			"brokerd of the suite to be measured does not say what it received");
+	*ret_p50_us = (double)a.delay_p50_us;
+	*ret_p99_us = (double)a.delay_p99_us;
+	return PGCTL_OK;
 }
 
 /* ---- Life ------------------------------------------------------------------------------------ */

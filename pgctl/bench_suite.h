@@ -36,5 +36,8 @@ void bench_suite_stop(struct bench_suite *s);
 int bench_suite_pgctl(struct bench_suite *s, const char *const *words);
 /* The ring has shown all up to lsn to its readers, and brokerd has acknowledged what there was. */
 bool bench_suite_is_at(struct bench_suite *s, uint64_t lsn);
+/* What brokerd notes of the time from a commit until it has the change (ring_reader.h), once it has
+ * had a transaction that ends behind lsn. */
+int bench_suite_delay(struct bench_suite *s, uint64_t lsn, double *ret_p50_us, double *ret_p99_us);
 
 #endif

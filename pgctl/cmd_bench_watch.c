@@ -316,32 +316,21 @@ static int run_events(struct watch_bench *w)
 
 /* ---- What it costs PostgreSQL ---------------------------------------------------------------- */
 
-static int wal_position(struct watch_bench *w, double *ret_bytes)
-{
-	char *text = NULL;
-	int status = bench_sql_value(
-		w->b, w->sql, &text, "SELECT (pg_current_wal_insert_lsn() - '0/0')::text");
-	if (status == PGCTL_OK)
-		*ret_bytes = strtod(text, NULL);
-	free(text);
-	return status;
-}
-
 /* The fill's keys again: as many puts as that was. The checkpoint is not the puts', but its page
  * images are what follows one. */
 static int run_wal(struct watch_bench *w)
 {
-	double before = 0, after = 0;
+	uint64_t before = 0, after = 0;
 	int status = bench_sql(w->b, w->sql, "CHECKPOINT");
 	if (status == PGCTL_OK)
-		status = wal_position(w, &before);
+		status = bench_sql_lsn(w->b, w->sql, "insert", &before);
 	if (status == PGCTL_OK)
 		status = bench_kv_fill(w->b, &w->servers[WATCHD], w->keys);
 	if (status == PGCTL_OK)
-		status = wal_position(w, &after);
+		status = bench_sql_lsn(w->b, w->sql, "insert", &after);
 	if (status != PGCTL_OK)
 		return status;
-	double bytes = (after - before) / (double)w->keys;
+	double bytes = (double)(after - before) / (double)w->keys;
 	json_t *row = json_pack("{s:s,s:i,s:s,s:n,s:n,s:n,s:o}", "op", "wal-per-put", "clients",
 		100, "server", "watchd", "per_s", "p50_ms", "p99_ms", "bytes",
 		bench_number(bytes, 1));

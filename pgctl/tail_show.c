@@ -15,10 +15,10 @@
 #include <time.h>
 
 #include "common/base/mem.h"
+#include "common/base/pg_time.h"
 #include "common/pg/tojson.h"
 #include "pgctl/tail_show.h"
 
-#define POSTGRES_EPOCH_S INT64_C(946684800) /* 2000-01-01 in Unix time */
 #define TIME_BYTES 48
 
 static const struct op {
@@ -104,7 +104,7 @@ static const char *time_str(int64_t us, char *out)
 		rest += 1000000;
 		s--;
 	}
-	time_t t = (time_t)(s + POSTGRES_EPOCH_S);
+	time_t t = (time_t)(s + PG_EPOCH_S);
 	struct tm tm;
 	if (gmtime_r(&t, &tm) == NULL) {
 		snprintf(out, TIME_BYTES, "?");

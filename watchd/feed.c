@@ -213,5 +213,7 @@ void feed_get_counts(const struct feed *f, struct feed_counts *ret_counts)
 		.bells = f->bells,
 		.received_lsn = f->end_lsn,
 		.lag_bytes = ring.lag_bytes,
+		.delay_p50_us = ring.delay_p50_us,
+		.delay_p99_us = ring.delay_p99_us,
 		.trouble = ring.trouble};
 }

@@ -27,7 +27,7 @@ void feed_peer(struct feed *f, bool up, uint32_t generation);
 int feed_relay(struct feed *f, uint32_t kind, struct imsg *msg) __attribute__((warn_unused_result));
 
 struct feed_counts {
-	uint64_t records, bells, received_lsn, lag_bytes;
+	uint64_t records, bells, received_lsn, lag_bytes, delay_p50_us, delay_p99_us;
 	const char *trouble; /* "" while all is well; valid until the next turn of the loop */
 };
 void feed_get_counts(const struct feed *f, struct feed_counts *ret_counts);

@@ -267,6 +267,8 @@ static void stats_of_feed(struct watchd *self, const struct feed_counts *n)
 	stats_set(s, STAT_FEED_BELLS, n->bells);
 	stats_set(s, STAT_FEED_LSN, n->received_lsn);
 	stats_set(s, STAT_FEED_LAG, n->lag_bytes);
+	stats_set(s, STAT_FEED_DELAY_P50, n->delay_p50_us);
+	stats_set(s, STAT_FEED_DELAY_P99, n->delay_p99_us);
 }
 
 static void say_status(struct watchd *self, const struct feed_counts *feed)

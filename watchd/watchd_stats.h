@@ -90,7 +90,12 @@
 	X(STAT_FEED_LSN, "feed_received_lsn", STATS_LSN, "", STATS_STATUS,                         \
 		"end of the last transaction received")                                            \
 	X(STAT_FEED_LAG, "feed_ring_lag", STATS_GAUGE, "bytes", STATS_INFO,                        \
-		"in the ring and not yet read")
+		"in the ring and not yet read")                                                    \
+	X(STAT_FEED_DELAY_P50, "feed_delay_p50", STATS_GAUGE, "us", STATS_INFO,                    \
+		"from another node's commit, by the server's clock, until watchd hears of it: "    \
+		"median of the last minute")                                                       \
+	X(STAT_FEED_DELAY_P99, "feed_delay_p99", STATS_GAUGE, "us", STATS_INFO,                    \
+		"the same: its 99th percentile")
 
 /* Methods, in the order of grpc_methods. */
 #define GRPC_METHODS(X)                                                                            \

@@ -33,6 +33,7 @@
 #include "common/base/err.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "common/base/pg_time.h"
 #include "common/ipc/worker_proto.h"
 #include "common/ring/ring_link.h"
 #include "common/ring/ring_notify.h"
@@ -48,7 +49,7 @@
 #define JOINED_KEEP (UINT64_C(1) << 20) /* a larger buffer is given back after use */
 #define SAFETY_MS 1000
 #define SUSPECT_MS 20
-#define STEADY_MS 60000   /* an attachment that lasted so long makes the next backoff short */
+#define DELAYS_MS 60000
 #define FLAG_ANEW 0x8000u /* ours, on a RING_STREAM: the first one of an attachment */
 
 /* First byte of a pgoutput message. */
@@ -81,6 +82,12 @@ struct seen {
 	uint64_t gap_lsn;      /* where it ended */
 };
 
+/* From a commit to the handler. */
+struct delay {
+	uint64_t at_ms;
+	uint64_t us;
+};
+
 struct ring_reader {
 	uint32_t magic;
 	struct ev_loop *loop;
@@ -105,6 +112,11 @@ struct ring_reader {
 	struct seen seen;
 	bool stream_due; /* on_timeline was taken, on_stream has to follow */
 	uint64_t acked_lsn;
+
+	bool pass_timed;                         /* this pass has noted its delay */
+	struct delay delays[RING_READER_DELAYS]; /* the latest, in no order */
+	size_t n_delays;                         /* ever */
+	uint64_t delays_ms;
 
 	uint8_t *joined; /* of joined_cap bytes */
 	size_t joined_cap, joined_len;
@@ -218,8 +230,8 @@ static void send_attach(struct ring_reader *r)
 static void start_over(struct ring_reader *r, const char *what, int err)
 {
 	trouble(r, what, err_str(err));
-	if (r->at != NULL && ev_now_ms() - r->at->since_ms > STEADY_MS)
-		ev_backoff_reset(&r->backoff);
+	if (r->at != NULL)
+		ev_backoff_lasted(&r->backoff, ev_now_ms() - r->at->since_ms);
 	leave_ring(r);
 	if (r->peer_up && r->next == NULL)
 		retry_later(r);
@@ -394,6 +406,37 @@ static void seen_record(struct seen *s, const struct ring_record *rec, uint8_t t
 	}
 }
 
+/* ---- Delay --------------------------------------------------------------------------------- */
+
+/* Given to the handler at now_us. The first change of a pass stands for those that woke us with it:
+ * one look at the clock for all of them. */
+static void note_delay(struct ring_reader *r, const struct ring_record *rec, int64_t now_us)
+{
+	int64_t us = (int64_t)((uint64_t)now_us - (uint64_t)rec->commit_time);
+	r->delays[r->n_delays++ % RING_READER_DELAYS] =
+		(struct delay){.at_ms = ev_now_ms(), .us = us > 0 ? (uint64_t)us : 0};
+	r->pass_timed = true;
+}
+
+static int compare_us(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+	return x < y ? -1 : x > y;
+}
+
+static void get_delays(const struct ring_reader *r, struct ring_reader_counts *ret_counts)
+{
+	uint64_t us[RING_READER_DELAYS], now_ms = ev_now_ms();
+	size_t kept = r->n_delays < RING_READER_DELAYS ? r->n_delays : RING_READER_DELAYS, n = 0;
+	for (size_t i = 0; i < kept; i++) {
+		if (now_ms - r->delays[i].at_ms < r->delays_ms)
+			us[n++] = r->delays[i].us;
+	}
+	qsort(us, n, sizeof(*us), compare_us);
+	ret_counts->delay_p50_us = n > 0 ? us[n / 2] : 0;
+	ret_counts->delay_p99_us = n > 0 ? us[n - 1 - n / 100] : 0;
+}
+
 /* ---- Delivery ------------------------------------------------------------------------------ */
 
 static void joined_trim(struct ring_reader *r)
@@ -469,6 +512,16 @@ static int offer_stream(struct ring_reader *r, const struct ring_record *rec)
 	return 0;
 }
 
+static int offer_message(struct ring_reader *r, const struct ring_record *rec, const void *payload)
+{
+	bool timed = rec->ordinal > 0 && !r->pass_timed;
+	int64_t now_us = timed ? pg_now_us() : 0;
+	int rc = r->ops.on_record(rec, payload, r->arg);
+	if (rc == 0 && timed)
+		note_delay(r, rec, now_us);
+	return rc;
+}
+
 /* Offers a whole record. 0: taken or a duplicate; RING_READER_PAUSE: not taken. */
 static int offer(struct ring_reader *r, const struct ring_record *rec, const void *payload)
 {
@@ -484,7 +537,7 @@ static int offer(struct ring_reader *r, const struct ring_record *rec, const voi
 		r->counts.duplicates_dropped++;
 		return 0;
 	} else {
-		rc = r->ops.on_record(rec, payload, r->arg);
+		rc = offer_message(r, rec, payload);
 	}
 	if (rc != 0) {
 		r->paused = true;
@@ -797,6 +850,7 @@ static void on_pass(void *arg)
 	OBJ_CAST(r, arg, READER_MAGIC);
 	wake_up(r);
 	r->busy = true;
+	r->pass_timed = false;
 	run_pass(r);
 	r->busy = false;
 	put_ack_off(r);
@@ -852,6 +906,7 @@ struct ring_reader *ring_reader_new(struct ev_loop *loop, const struct ring_read
 	r->arg = arg;
 	r->audience = options->audience;
 	r->budget_records = options->budget_records != 0 ? options->budget_records : BUDGET_RECORDS;
+	r->delays_ms = options->delays_ms != 0 ? options->delays_ms : DELAYS_MS;
 	r->spool = ring_spool_new(options->spool_dir, options->spool_limit);
 	r->backoff = (struct ev_backoff){.base_ms = 100, .cap_ms = 10000};
 	ev_io_init(&r->data_io, loop, "ring data", on_data, r);
@@ -928,4 +983,5 @@ void ring_reader_get_counts(const struct ring_reader *r, struct ring_reader_coun
 	ret_counts->acked_lsn = r->acked_lsn;
 	ret_counts->backpressure = r->backpressure;
 	ret_counts->trouble = r->trouble;
+	get_delays(r, ret_counts);
 }

@@ -37,6 +37,7 @@
 struct ring_reader;
 
 #define RING_READER_PAUSE 1
+#define RING_READER_DELAYS 128
 
 /* Changes that nobody will ever get: see RING_GAP. */
 struct ring_gap {
@@ -80,6 +81,7 @@ struct ring_reader_options {
 	const char *spool_dir; /* state_dir/spool, exists */
 	uint64_t spool_limit;  /* bytes */
 	size_t budget_records; /* per pass; 0: 1000 */
+	uint64_t delays_ms;    /* how far back the delays go; 0: a minute */
 };
 
 struct ring_reader *ring_reader_new(struct ev_loop *loop, const struct ring_reader_options *options,
@@ -101,6 +103,11 @@ struct ring_reader_counts {
 	const char *state; /* "detached", "attaching", "live", "spooling" */
 	uint64_t epoch, records, bytes, duplicates_dropped, spooled_records, spool_bytes_now,
 		spool_bytes_total, lag_bytes, rescued_wakeups, acked_lsn;
+	/* From a commit, by the server's clock (of a change that was itself replicated to it, by
+	 * its origin's), until the handler is given a change of it, by ours; never below 0. Of the
+	 * passes of the last minute that had changes, at most the last RING_READER_DELAYS; the
+	 * first change of each. 0: there was none. */
+	uint64_t delay_p50_us, delay_p99_us;
 	uint64_t attachments, refusals, backpressures, gaps;
 	bool backpressure;
 	/* why it is not live, or why the spool takes no more; "" if all is well */

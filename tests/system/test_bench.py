@@ -104,6 +104,12 @@ def test_wal(tmpdir_of_bench):
         (t, r) for t in TRANSPORTS for r in ("walstreamd", "libpq")}
     for row in latencies:
         assert 0 < row["latency_p50_us"] <= row["latency_p99_us"] < 20e6
+        if row["reader"] == "walstreamd":
+            # Each insert comes to the ring's consumer before it comes to the subscriber.
+            assert row["latency_p50_us"] <= row["subscriber_p50_us"] <= row["subscriber_p99_us"] < 20e6
+            assert row["latency_p99_us"] <= row["subscriber_p99_us"]
+        else:
+            assert row["subscriber_p50_us"] is None and row["subscriber_p99_us"] is None
         assert all(row[key] is None for key in FIGURES)
     large = [r for r in everything if r["scenario"] == "large-transaction"]
     assert len(large) == 1 and large[0]["reader"] == "walstreamd" and large[0]["rss_mb"] > 0

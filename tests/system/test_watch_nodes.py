@@ -155,6 +155,12 @@ def put_that_waits(client, key, node):
     raise AssertionError("no commit waits for a standby")
 
 
+def test_the_ring_s_delay_is_known(nodes, pair, k):
+    pair[0].put(k())
+    wait_until("the other node notes it", lambda: nodes[1].suite.stat("watchd", "watch_feed_delay_p50") > 0)
+    assert nodes[1].suite.stat("watchd", "watch_feed_delay_p99") < 60e6
+
+
 def test_a_commit_that_is_announced_before_it_is_seen(nodes, pair, k):
     """The walsender shows a commit that waits for a synchronous standby; other sessions do not see it yet."""
     one, other = pair

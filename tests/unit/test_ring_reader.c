@@ -22,6 +22,7 @@
 #include "common/base/err.h"
 #include "common/base/ev.h"
 #include "common/base/mem.h"
+#include "common/base/pg_time.h"
 #include "common/ipc/worker_proto.h"
 #include "common/ring/ring_layout.h"
 #include "common/ring/ring_link.h"
@@ -67,13 +68,15 @@ struct fixture {
 	char trace[TRACE_MAX];
 	size_t trace_len;
 	uint64_t n_records;
-	bool pause_records, pause_stream, pause_timeline;
+	bool pause_records, pause_changes, pause_stream, pause_timeline;
 	int n_pauses;
 	int pressure_on, pressure_off;
 	struct script *script; /* of the random test */
 	bool acks;             /* acknowledges each commit, and puts work off */
 	struct ev_deferred work;
-	uint8_t *expect; /* of the large record */
+	int64_t age_us;    /* of the transactions that are written */
+	uint64_t next_lsn; /* of put_aged */
+	uint8_t *expect;   /* of the large record */
 	size_t expect_len;
 };
 
@@ -150,7 +153,7 @@ static void on_work(void *arg)
 static int on_record(const struct ring_record *rec, const void *payload, void *arg)
 {
 	struct fixture *f = arg;
-	if (f->pause_records) {
+	if (f->pause_records || (f->pause_changes && rec->ordinal > 0)) {
 		f->n_pauses++;
 		return RING_READER_PAUSE;
 	}
@@ -312,6 +315,7 @@ static struct ring_record message(uint64_t commit_lsn, uint32_t ordinal, uint32_
 static void put_msg(struct fixture *f, char tag, uint64_t commit_lsn, uint32_t ordinal)
 {
 	struct ring_record rec = message(commit_lsn, ordinal, 9);
+	rec.commit_time = pg_now_us() - f->age_us;
 	char payload[9] = {tag};
 	if (tag == 'C')
 		rec.end_lsn = commit_lsn + 1;
@@ -400,10 +404,12 @@ static int setup(void **state)
 	strcpy(f->dir, "/tmp/howdah-reader-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	f->loop = ev_loop_new();
+	const uint64_t *delays_ms = *state; /* NULL: the default */
 	const struct ring_reader_options options = {.audience = RING_TO_BROKERD,
 		.spool_dir = f->dir,
 		.spool_limit = SPOOL_LIMIT,
-		.budget_records = 7};
+		.budget_records = 7,
+		.delays_ms = delays_ms != NULL ? *delays_ms : 0};
 	const struct ring_reader_ops ops = {
 		on_record, on_stream, send_attach, on_backpressure, on_gap, on_timeline};
 	f->r = ring_reader_new(f->loop, &options, &ops, f);
@@ -538,6 +544,84 @@ static void test_pause(void **state)
 	saw(f, "B300 R300 1 2 C300 ");
 	/* Little was waiting: no need for a file. */
 	assert_int_equal(counts(f).spooled_records, 0);
+}
+
+#define S_US 1000000
+/* For what the machine takes. */
+#define assert_about_s(us, s) assert_in_range(us, (uint64_t)(s)*S_US, (uint64_t)(s)*S_US + 900000)
+
+/* Transactions of this age, each with a wake-up of its own. */
+static void put_aged(struct fixture *f, int age_s, int n)
+{
+	f->age_us = (int64_t)age_s * S_US;
+	for (int i = 0; i < n; i++) {
+		f->next_lsn += 1000;
+		put_transaction(f, f->next_lsn, 2);
+		drain(f);
+		(void)told(f); /* the ring has room again */
+	}
+}
+
+/* The delay of the last wake-ups that had changes. */
+static void test_delay(void **state)
+{
+	struct fixture *f = *state;
+	start_live(f);
+	put_msg(f, 'B', 200, 0);
+	put_msg(f, 'C', 200, 0);
+	drain(f);
+	assert_int_equal(counts(f).delay_p50_us, 0); /* no change yet */
+	put_aged(f, 20, 1);
+	assert_about_s(counts(f).delay_p50_us, 20);
+	put_aged(f, -3600, 3); /* a server whose clock is ahead */
+	assert_int_equal(counts(f).delay_p50_us, 0);
+	assert_about_s(counts(f).delay_p99_us, 20);
+	put_aged(f, 3, RING_READER_DELAYS / 2 + 1);
+	put_aged(f, 1, RING_READER_DELAYS / 2 - 1);
+	assert_about_s(counts(f).delay_p50_us, 3);
+	assert_about_s(counts(f).delay_p99_us, 3); /* what was before has left the window */
+	put_aged(f, 1, 2);
+	assert_about_s(counts(f).delay_p50_us, 1);
+	put_aged(f, 40, 2);
+	assert_about_s(counts(f).delay_p99_us, 40);
+}
+
+/* What the handler does not take counts when it takes it, what it had before does not count. */
+static void test_delay_of_what_is_taken(void **state)
+{
+	struct fixture *f = *state;
+	start_live(f);
+	f->pause_changes = true;
+	put_aged(f, 2, 1);
+	assert_int_equal(f->n_pauses, 1);
+	ring_reader_resume(f->r);
+	drain(f);
+	assert_int_equal(f->n_pauses, 2);
+	assert_int_equal(counts(f).delay_p99_us, 0);
+	f->pause_changes = false;
+	ring_reader_resume(f->r);
+	drain(f);
+	assert_about_s(counts(f).delay_p50_us, 2);
+	f->age_us = 50 * (int64_t)S_US;
+	put_transaction(f, 900, 2); /* before what was handled */
+	drain(f);
+	assert_int_equal(counts(f).duplicates_dropped, 4);
+	assert_about_s(counts(f).delay_p99_us, 2);
+}
+
+static uint64_t short_ms = 1000;
+
+/* What happened long ago is no delay of now. */
+static void test_delay_grows_old(void **state)
+{
+	struct fixture *f = *state;
+	start_live(f);
+	put_aged(f, 2, 1);
+	assert_about_s(counts(f).delay_p50_us, 2);
+	usleep((useconds_t)short_ms * 1000);
+	assert_int_equal(counts(f).delay_p50_us, 0);
+	put_aged(f, 1, 1);
+	assert_about_s(counts(f).delay_p99_us, 1);
 }
 
 /* Larger than the window, by parts, through ring and spool. */
@@ -1303,6 +1387,10 @@ int main(void)
 		TEST(test_told_after_work),
 		TEST(test_audience),
 		TEST(test_pause),
+		TEST(test_delay),
+		TEST(test_delay_of_what_is_taken),
+		cmocka_unit_test_prestate_setup_teardown(
+			test_delay_grows_old, setup, teardown, &short_ms),
 		TEST(test_large),
 		TEST(test_spool),
 		TEST(test_backpressure),
