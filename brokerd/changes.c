@@ -568,6 +568,7 @@ static void on_reopen(void *arg)
 
 	OBJ_CAST(c, arg, CHANGES_MAGIC);
 	ring_reader_free(&c->reader);
+	clear_trouble(c, TROUBLE_SPOOL); /* it was the old one's */
 	open_reader(c);
 	if (c->peer_up)
 		ring_reader_peer(c->reader, true, c->peer_generation);

@@ -110,8 +110,9 @@ struct publisher {
 	struct pgws_assembler *assembler; /* its relations' user = audience */
 	bool giving;                      /* it has not said PGWS_EAGAIN since the last put */
 	struct ev_deferred give_on;
-	bool in_txn; /* a Begin is written, its Commit is not */
-	uint32_t timeline;
+	bool in_txn;       /* a Begin is written, its Commit is not */
+	uint32_t timeline; /* 0: no stream yet */
+	int64_t history;
 
 	/* Gaps that not everybody has acknowledged, oldest first; payloads owned. */
 	struct ring_record gaps[PUBLISHER_GAPS_MAX];
@@ -124,7 +125,7 @@ struct publisher {
 	struct ring_record waiting; /* type 0: nothing waits */
 	const void *waiting_payload;
 	size_t waiting_offset;
-	uint64_t full_since_ms;
+	uint64_t full_since_ms; /* up to then it is counted; 0: there is room */
 
 	uint64_t flush_lsn;
 	uint64_t received_lsn;  /* end of the last complete transaction in the ring */
@@ -373,6 +374,26 @@ static inline void written(struct publisher *p, const struct ring_record *rec)
 	p->n_transactions++;
 }
 
+/* What has passed of a stall since it was counted last. */
+static void count_stall(struct publisher *p)
+{
+	uint64_t now = ev_now_ms();
+	if (p->full_since_ms == 0)
+		return;
+	stats_add(p->d->stats, WAL_STAT_RING_STALL_MS, now - p->full_since_ms);
+	p->full_since_ms = now;
+}
+
+static void end_stall(struct publisher *p)
+{
+	if (p->full_since_ms == 0)
+		return;
+	count_stall(p);
+	p->full_since_ms = 0;
+	ring_producer_disarm_space(p->ring);
+	ev_timer_stop(&p->look_again);
+}
+
 /* What waits, as far as it goes. */
 static int write_waiting(struct publisher *p)
 {
@@ -385,12 +406,7 @@ static int write_waiting(struct publisher *p)
 		written(p, &p->waiting);
 	p->waiting.type = 0;
 	p->waiting_payload = NULL;
-	if (p->full_since_ms != 0) {
-		stats_add(p->d->stats, WAL_STAT_RING_STALL_MS, ev_now_ms() - p->full_since_ms);
-		p->full_since_ms = 0;
-		ring_producer_disarm_space(p->ring);
-		ev_timer_stop(&p->look_again);
-	}
+	end_stall(p);
 	return 0;
 }
 
@@ -573,12 +589,13 @@ bool publisher_gaps_told(struct publisher *p)
 
 /* ---- Streams -------------------------------------------------------------------------------- */
 
-/* The server goes another way from here (a failover, a recovery to an earlier point): what was
- * acknowledged beyond does not count any more, and a cursor cannot go back. So its owner attaches
- * anew. */
+/* The server goes another way from here (a failover, a recovery to an earlier point), or it is
+ * another one: what was acknowledged beyond does not count any more, and a cursor cannot go back.
+ * So its owner attaches anew. */
 static void leave_timeline(struct publisher *p, const struct publisher_begin *b)
 {
-	uint64_t kept = b->left_timeline == p->timeline ? b->left_lsn : 0;
+	bool same = b->history == p->history && b->left_timeline == p->timeline;
+	uint64_t kept = same ? b->left_lsn : 0;
 	refresh(p);
 	for (size_t i = 0; i < N_CONSUMERS; i++) {
 		struct consumer *c = &p->consumers[i];
@@ -598,13 +615,15 @@ void publisher_begin(struct publisher *p, const struct publisher_begin *b)
 {
 	OBJ_CHECK(p, PUBLISHER_MAGIC);
 	publisher_end(p);
-	if (p->timeline != 0 && p->timeline != b->timeline)
+	bool same = p->timeline == b->timeline && p->history == b->history;
+	if (p->timeline != 0 && !same)
 		leave_timeline(p, b);
-	if (p->timeline != b->timeline) {
+	if (!same) {
 		p->left_timeline = b->left_timeline;
 		p->left_lsn = b->left_lsn;
 	}
 	p->timeline = b->timeline;
+	p->history = b->history;
 	const uint64_t confirmed_lsn = b->confirmed_lsn;
 	if (confirmed_lsn > p->flush_lsn)
 		p->flush_lsn = confirmed_lsn; /* invariant 2 */
@@ -621,6 +640,7 @@ void publisher_begin(struct publisher *p, const struct publisher_begin *b)
 		.timeline = p->timeline,
 		.relid = p->left_timeline,
 		.commit_lsn = confirmed_lsn,
+		.commit_time = p->history,
 		.lsn = p->left_lsn};
 	if (publisher_continue(p) == 0)
 		publisher_publish(p);
@@ -633,11 +653,7 @@ void publisher_end(struct publisher *p)
 	p->in_txn = p->giving = false;
 	p->begin.type = p->waiting.type = 0;
 	p->waiting_payload = NULL;
-	if (p->full_since_ms != 0) {
-		p->full_since_ms = 0;
-		ring_producer_disarm_space(p->ring);
-		ev_timer_stop(&p->look_again);
-	}
+	end_stall(p);
 	publisher_publish(p);
 }
 
@@ -868,6 +884,7 @@ void publisher_update_stats(struct publisher *p)
 	struct ring_counts counts;
 	ring_producer_get_counts(p->ring, &counts);
 	struct stats *s = p->d->stats;
+	count_stall(p);
 	stats_set(s, WAL_STAT_PUBLISHED_LSN, p->published_lsn);
 	stats_set(s, WAL_STAT_ACKNOWLEDGED_LSN, publisher_flush_lsn(p));
 	stats_set(s, WAL_STAT_CONSUMERS, publisher_attached(p));

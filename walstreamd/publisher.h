@@ -59,6 +59,8 @@ bool publisher_wants_stream(const struct publisher *p);
 struct publisher_begin {
 	uint64_t confirmed_lsn;
 	uint32_t timeline;
+	int64_t history; /* a number of it: on another one LSNs name other changes, whatever the
+			    timeline */
 	uint32_t left_timeline; /* that the server was on before, as far as we know; 0: unknown */
 	uint64_t left_lsn;      /* where it left that; 0: unknown */
 };
@@ -75,8 +77,8 @@ void publisher_set_gaps(struct publisher *p, const struct publisher_gap *gaps, s
 /* Gaps wait for being told, and everybody has acknowledged them: forgets them. */
 bool publisher_gaps_told(struct publisher *p);
 /* Forgets half a message and what relations were announced, writes the gaps and RING_STREAM (before
- * anything else, as soon as there is room). On another timeline than before everybody has to attach
- * again. */
+ * anything else, as soon as there is room). On another timeline or history than before everybody
+ * has to attach again. */
 void publisher_begin(struct publisher *p, const struct publisher_begin *b);
 /* The stream ended: drops what is left of a message that did not fit. */
 void publisher_end(struct publisher *p);
@@ -105,7 +107,7 @@ void publisher_keepalive(struct publisher *p, uint64_t wal_end);
 void publisher_publish(struct publisher *p);
 
 /* Up to here all enabled consumers are done: what the slot may be moved to. Never goes back on
- * one timeline; 0 before the first stream. */
+ * one timeline of one history; 0 before the first stream. */
 uint64_t publisher_flush_lsn(struct publisher *p);
 /* A stream is followed and everything that came is acknowledged: whatever the slot lags behind is
  * no reader's doing. */

@@ -77,6 +77,7 @@ struct registrar {
 	bool ready;
 	bool first_start;        /* slot_lsn is NULL */
 	uint32_t timeline;       /* the server's */
+	uint64_t system;         /* its identifier */
 	uint32_t known_timeline; /* the node's, when it was last seen */
 	struct registrar_gap gaps[REGISTRAR_GAPS_MAX];
 	size_t n_gaps;
@@ -101,6 +102,8 @@ static const char *const setup[] = {
 	"SET tcp_keepalives_count = 3",
 	"SET lock_timeout = '10s'",
 	"SET idle_in_transaction_session_timeout = '60s'",
+	/* While a slot is made nothing is asked for as long as the oldest transaction lasts. */
+	"SET idle_session_timeout = 0",
 	NULL,
 };
 
@@ -321,6 +324,7 @@ static void on_node(PGresult *res, void *arg)
 	r->have_lock = true;
 	r->first_start = slot_lsn == NULL;
 	r->known_timeline = number_of(field(res, 5));
+	r->system = server != NULL ? strtoull(server, NULL, 10) : 0;
 	if (!r->first_start && (system == NULL || server == NULL || strcmp(system, server) != 0))
 		lost_for_good(r, "the database was moved to another server");
 	else
@@ -691,8 +695,10 @@ void registrar_slot_created(struct registrar *r, uint64_t lsn, uint32_t timeline
 	const char *snapshot, uint64_t acked_lsn)
 {
 	OBJ_CHECK(r, REGISTRAR_MAGIC);
-	if (!r->creating)
-		return; /* the connection broke meanwhile; the next pass cleans up */
+	if (!r->creating) { /* the connection broke meanwhile; the next pass cleans up */
+		r->ops.on_snapshot_used(r->arg);
+		return;
+	}
 	char text[18], acked[18], tli[12];
 	char *set = xasprintf("SET TRANSACTION SNAPSHOT '%s'", snapshot);
 	snprintf(tli, sizeof(tli), "%u", (unsigned)timeline);
@@ -942,6 +948,12 @@ uint32_t registrar_known_timeline(const struct registrar *r)
 uint32_t registrar_timeline(const struct registrar *r)
 {
 	return r->timeline;
+}
+
+uint64_t registrar_system(const struct registrar *r)
+{
+	OBJ_CHECK(r, REGISTRAR_MAGIC);
+	return r->system;
 }
 
 const struct registrar_slot *registrar_slot(const struct registrar *r)

@@ -62,8 +62,11 @@ struct walstreamd {
 	struct ev_timer retry;
 	struct ev_backoff backoff;
 	uint64_t stream_since_ms; /* 0: none */
+	uint64_t system;          /* of the server that the last stream was from */
+	uint64_t n_went_back;     /* times that it turned out to be restored */
+	int64_t stream_history;
 	uint32_t stream_timeline;
-	uint64_t known_lsn; /* on it: no transaction beyond came in any stream so far */
+	uint64_t known_lsn; /* on both: no transaction beyond came in any stream so far */
 	struct ev_deferred detached;
 	struct registrar_slot slot; /* as last looked at */
 	bool create_wanted;         /* the registrar waits for a slot */
@@ -209,6 +212,34 @@ static enum pgws_streaming choose_streaming(struct walstreamd *w)
 	return PGWS_STREAMING_ON;
 }
 
+/* What the readers, and we, know of LSNs holds for one history: another server has its own, and one
+ * that was restored to an earlier state writes another one from there. */
+static int64_t history(const struct walstreamd *w)
+{
+	return (int64_t)(registrar_system(w->registrar) + w->n_went_back);
+}
+
+/* A server never stands before what it has sent, since it sends only what is durable. */
+static void note_history(struct walstreamd *w)
+{
+	uint64_t server_lsn = registrar_slot(w->registrar)->server_lsn;
+	uint64_t published = publisher_published_lsn(w->publisher);
+	uint64_t acked = publisher_flush_lsn(w->publisher);
+	uint64_t had = published > acked ? published : acked;
+	bool same = publisher_timeline(w->publisher) == registrar_timeline(w->registrar) &&
+		    w->system == registrar_system(w->registrar);
+	char at[18], before[18];
+	if (same && server_lsn < had) {
+		log_warning("wal.went_back",
+			"the server stands at %s, before %s, which it had sent: it was restored "
+			"to an earlier state; everything from the slot's position on is published "
+			"again",
+			pgws_lsn_str(server_lsn, at), pgws_lsn_str(had, before));
+		w->n_went_back++;
+	}
+	w->system = registrar_system(w->registrar);
+}
+
 static void reg_on_ready(uint64_t confirmed_lsn, void *arg)
 {
 	struct walstreamd *w;
@@ -220,6 +251,7 @@ static void reg_on_ready(uint64_t confirmed_lsn, void *arg)
 	 */
 	if (wanted && !w->retry.active && follower_get_state(w->follower) == FOLLOWER_IDLE) {
 		take_gaps(w);
+		note_history(w);
 		prepare_follower(w);
 		follower_start(w->follower, confirmed_lsn,
 			registrar_sender_timeout_ms(w->registrar), choose_streaming(w));
@@ -343,6 +375,8 @@ static void pub_on_acked(void *arg)
 static uint64_t acked_on(struct walstreamd *w, uint32_t timeline, uint64_t left_lsn)
 {
 	uint64_t acked = publisher_flush_lsn(w->publisher);
+	if (w->system != registrar_system(w->registrar))
+		return 0;
 	if (publisher_timeline(w->publisher) == timeline)
 		return acked;
 	return acked < left_lsn ? acked : left_lsn;
@@ -360,7 +394,6 @@ static void fol_on_slot_created(uint64_t lsn, uint32_t timeline, const char *sna
 	struct walstreamd *w;
 	OBJ_CAST(w, arg, WALSTREAMD_MAGIC);
 	char text[18];
-	w->known_lsn = 0; /* perhaps another server's */
 	log_info("wal.slot_created", "slot howdah_%s begins at %s", w->d->node,
 		pgws_lsn_str(lsn, text));
 	registrar_slot_created(w->registrar, lsn, timeline, snapshot,
@@ -377,12 +410,15 @@ static void fol_on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 	stats_add(w->d->stats, WAL_STAT_STREAMS, 1);
 	w->trouble[0] = '\0';
 	w->stream_since_ms = ev_now_ms();
-	if (timeline != w->stream_timeline || from_lsn > w->known_lsn)
+	if (timeline != w->stream_timeline || history(w) != w->stream_history ||
+		from_lsn > w->known_lsn)
 		w->known_lsn = from_lsn;
 	w->stream_timeline = timeline;
+	w->stream_history = history(w);
 	const struct publisher_begin begin = {
 		.confirmed_lsn = from_lsn,
 		.timeline = timeline,
+		.history = history(w),
 		.left_timeline = known_timeline(w),
 		.left_lsn = follower_left_lsn(w->follower),
 	};
@@ -461,7 +497,9 @@ static void fol_on_stopped(enum pg_class class, const char *text, void *arg)
 	}
 	if (follower_streaming_failed(w->follower))
 		publisher_forbid_streaming(w->publisher, text);
-	registrar_slot_failed(w->registrar, text);
+	/* Else it is not the making of a slot that ended: that was only asked for meanwhile. */
+	if (!w->create_wanted)
+		registrar_slot_failed(w->registrar, text);
 	drive(w);
 }
 

@@ -34,7 +34,9 @@ enum ring_type {
 	RING_STREAM,  /* a replication stream begins: commit_lsn = transactions that end after it
 			 follow; forget any half record; a half transaction comes again from its
 			 BEGIN. timeline says which one; relid is the timeline that the server was on
-			 before and lsn where it left it (0: unknown). Payload: none */
+			 before and lsn where it left it (0: unknown). commit_time is a number
+			 of the history: where it changes, LSNs name other changes, whatever
+			 the timeline. Payload: none */
 	RING_MESSAGE, /* one pgoutput message as the server sent it */
 	RING_GAP,     /* the slot was lost: transactions that end after lsn (0: nobody knows) and
 			 at or before end_lsn are in no stream. timeline: of end_lsn; commit_time:

@@ -17,7 +17,7 @@
  *   R3  pending (a whole record that the handler has not taken) is offered before anything else
  *   R4  acked_lsn is told to the producer only when its ring has carried that LSN: a new producer
  *       would take an LSN that it has not published yet for a lie; and only when the handler is on
- *       the ring's timeline: an LSN of another one names other changes
+ *       the ring's timeline and history: an LSN of another one names other changes
  *
  * On crash of this process: nothing here lasts; the next life attaches with its durable position.
  * On crash of the producer: DETACHED, then a new epoch, duplicates dropped.
@@ -69,12 +69,14 @@ struct attachment {
 	bool streaming;    /* its RING_STREAM was seen: what came before is not for us */
 	uint64_t lsn_max;  /* highest LSN that it carried (R4) */
 	uint32_t timeline; /* of its last RING_STREAM (R4) */
+	int64_t history;   /* the same */
 	uint64_t since_ms;
 };
 
 /* What the handler has had. */
 struct seen {
-	uint32_t timeline;
+	uint32_t timeline; /* 0: nothing was seen yet */
+	int64_t history;
 	uint64_t done_lsn; /* commit LSN of the last whole transaction */
 	uint64_t open_lsn; /* of the transaction begun, 0: none */
 	uint32_t open_ordinal;
@@ -363,15 +365,20 @@ static uint64_t seen_lsn(const struct seen *s)
 	return s->open_lsn != 0 ? s->open_lsn : s->done_lsn;
 }
 
+static int64_t history_of(const struct ring_record *rec)
+{
+	return rec->commit_time;
+}
+
 static bool timeline_changes(const struct seen *s, const struct ring_record *rec)
 {
-	return s->timeline != 0 && s->timeline != rec->timeline;
+	return s->timeline != 0 && (s->timeline != rec->timeline || s->history != history_of(rec));
 }
 
 /* Up to where this timeline has what the one before had; 0: nobody knows. */
 static uint64_t kept_lsn(const struct seen *s, const struct ring_record *rec)
 {
-	return rec->relid == s->timeline ? rec->lsn : 0;
+	return rec->relid == s->timeline && s->history == history_of(rec) ? rec->lsn : 0;
 }
 
 /* LSNs beyond the point where the server left the old timeline name other transactions now. */
@@ -382,7 +389,10 @@ static void seen_timeline(struct seen *s, const struct ring_record *rec)
 		s->done_lsn = kept;
 	if (s->open_lsn >= kept)
 		s->open_lsn = 0;
+	if (s->history != history_of(rec))
+		s->gap_timeline = 0; /* gaps, too, have LSNs */
 	s->timeline = rec->timeline;
+	s->history = history_of(rec);
 }
 
 static bool is_known_gap(const struct seen *s, const struct ring_record *rec)
@@ -509,6 +519,7 @@ static int offer_stream(struct ring_reader *r, const struct ring_record *rec)
 		return rc;
 	r->stream_due = false;
 	r->seen.timeline = rec->timeline;
+	r->seen.history = history_of(rec);
 	return 0;
 }
 
@@ -663,6 +674,7 @@ static int ring_next(struct ring_reader *r, struct ring_record *ret_rec, const v
 				ret_rec->flags |= FLAG_ANEW;
 			at->streaming = true;
 			at->timeline = ret_rec->timeline;
+			at->history = history_of(ret_rec);
 			if (ret_rec->commit_lsn > at->lsn_max)
 				at->lsn_max = ret_rec->commit_lsn;
 			return 1;
@@ -833,7 +845,8 @@ static bool ack_is_due(const struct ring_reader *r)
 {
 	const struct attachment *at = r->at;
 	return at != NULL && !r->dead && r->acked_lsn > ring_consumer_acked(at->consumer) &&
-	       r->acked_lsn <= at->lsn_max && at->timeline == r->seen.timeline; /* R4 */
+	       r->acked_lsn <= at->lsn_max && at->timeline == r->seen.timeline &&
+	       at->history == r->seen.history; /* R4 */
 }
 
 /* Behind all that is put off by now. */

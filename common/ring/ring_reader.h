@@ -69,7 +69,8 @@ struct ring_reader_ops {
 	 * reader's life. NULL: nobody cares. Same return as on_record. The gap counts as told once
 	 * its to_lsn is acknowledged: until then a next life of the reader hears of it again. */
 	int (*on_gap)(const struct ring_gap *gap, void *arg);
-	/* The server is on another timeline: before on_stream, once for each change. What was
+	/* The server is on another timeline, or it is another one, or it was restored to an earlier
+	 * state (then kept_lsn is 0): before on_stream, once for each change. What was
 	 * handled of transactions that end at or before kept_lsn stays handled and does not come
 	 * again, all that came after is another history (0: all of it is). NULL: nobody cares. Same
 	 * return as on_record. */

@@ -3,12 +3,14 @@
 for an idle database; a server that stops fast."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 
 import pytest
 
+from proxy import TcpProxy
 from rawmqtt import RawClient
 from suite import as_user, external, wait_until
 
@@ -258,6 +260,79 @@ def test_killed_again_and_again(make_suite, make_postgres):
     row = told_once(pg, suite)
     assert one(pg, "SELECT %s::pg_lsn <= %s::pg_lsn", row[0], acked)
     follows(pg, suite, 2)
+
+
+def write_much(pg, first, last, sub):
+    """So that what comes next on another history stands before it."""
+    one(pg, "INSERT INTO f SELECT g, repeat('x', 1000) FROM generate_series(%s, %s) g", first, last)
+    wait_until("all has come", lambda: last in ids(sub), 60)
+
+
+def slot_is_behind_the_server(pg):
+    return one(pg, f"SELECT confirmed_flush_lsn <= pg_current_wal_lsn() FROM pg_replication_slots"
+                   f" WHERE slot_name = '{SLOT}'")
+
+
+def test_server_restored_to_an_earlier_state(make_suite, make_postgres):
+    """The same LSNs are other changes then: none of them passes for one that was seen."""
+    pg, suite = with_table(make_suite, make_postgres)
+    sub = suite.subscribe("f/#")
+    write_much(pg, 1, 10, sub)
+    acknowledged(pg)
+    pg.stop()
+    subprocess.run(["cp", "-a", pg.data, f"{pg.root}/backup"], check=True)
+    pg.start()
+    suite.wait_up()
+    write_much(pg, 11, 3000, sub)
+    was = acknowledged(pg)
+    pg.stop()
+    shutil.rmtree(pg.data)
+    os.rename(f"{pg.root}/backup", pg.data)
+    pg.start()
+    suite.wait_up()
+    for row in (4000, 4001):
+        one(pg, "INSERT INTO f VALUES (%s)", row)
+        wait_until(f"row {row}", lambda: row in ids(sub))
+    assert one(pg, f"SELECT pg_current_wal_lsn() < '{was}'")
+    assert slot_is_behind_the_server(pg)
+    assert "[wal.went_back]" in suite.log_text()
+    follows(pg, suite, 4002)
+
+
+def test_another_server_behind_the_conninfo(make_suite, make_postgres):
+    """Its timeline has the same number; it is followed from its own slot on."""
+    proxies = []
+
+    def conninfo(pg):
+        proxies.append(TcpProxy(pg.port))
+        return f"host=127.0.0.1 port={proxies[0].port} user=postgres dbname=howdah"
+
+    pg, suite = external(make_suite, make_postgres, conninfo=conninfo)
+    other = make_postgres()
+    admin = other.connect("postgres")
+    admin.cursor().execute("CREATE DATABASE howdah")
+    admin.close()
+    table = "CREATE TABLE f (id int PRIMARY KEY, a text)"
+    publish = "SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')"
+    one(pg, table)
+    one(pg, publish)
+    sub = suite.subscribe("f/#")
+    write_much(pg, 1, 20000, sub)
+    was = acknowledged(pg)
+    proxies[0].target = ("127.0.0.1", other.port)
+    proxies[0].cut()
+    wait_until("the schema is missed", lambda: "db init" in suite.status("walstreamd").get("text", ""))
+    suite.pgctl("db", "init")
+    suite.wait_up()
+    one(other, table)
+    one(other, publish)
+    for row in (30000, 30001):
+        one(other, "INSERT INTO f VALUES (%s)", row)
+        wait_until(f"row {row}", lambda: row in ids(sub))
+    assert one(other, f"SELECT pg_current_wal_lsn() < '{was}'")
+    assert slot_is_behind_the_server(other)
+    suite.close()
+    proxies[0].close()
 
 
 def test_node_removed_under_the_suite(make_suite, make_postgres):

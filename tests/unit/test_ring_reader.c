@@ -76,6 +76,7 @@ struct fixture {
 	struct ev_deferred work;
 	int64_t age_us;    /* of the transactions that are written */
 	uint64_t next_lsn; /* of put_aged */
+	int64_t history;   /* of the streams */
 	uint8_t *expect;   /* of the large record */
 	size_t expect_len;
 };
@@ -280,6 +281,7 @@ static void put_stream_from(
 		.audience = RING_TO_ALL,
 		.timeline = timeline,
 		.commit_lsn = from_lsn,
+		.commit_time = f->history,
 		.relid = left,
 		.lsn = left_lsn};
 	put(f, &rec, NULL);
@@ -907,6 +909,34 @@ static void test_timeline(void **state)
 	saw(f, "T5/0 S5/100 B300 R300 1 C300 ");
 }
 
+/* Another server, or one that was restored: the same timeline's number, other changes. */
+static void test_history(void **state)
+{
+	struct fixture *f = *state;
+	start_live(f);
+	put_transaction(f, 500, 1);
+	put_gap(f, 1, 500, 600);
+	saw(f, "B500 R500 1 C500 G1/500-600:lost ");
+	ring_reader_ack(f->r, 501);
+	drain(f);
+	assert_int_equal(told(f), 501);
+	f->history = 7;
+	put_stream(f, 1, 100, 400); /* 400 is another history's, too */
+	put_transaction(f, 500, 1);
+	saw(f, "T1/0 S1/100 B500 R500 1 C500 ");
+	/* The next stream of it is no news; a gap before what was one is. */
+	put_gap(f, 1, 510, 520);
+	put_stream(f, 1, 100, 400);
+	put_transaction(f, 500, 1);
+	put_transaction(f, 530, 1);
+	saw(f, "G1/510-520:lost R500 B530 R530 1 C530 ");
+	/* On another timeline of it what both have stays. */
+	put_stream(f, 2, 100, 525);
+	put_transaction(f, 500, 1);
+	put_transaction(f, 530, 1);
+	saw(f, "T2/525 S2/100 R500 B530 R530 1 C530 ");
+}
+
 /* A transaction whose beginning both timelines have goes on where it stopped; one that begins where
  * they part does not. */
 static void test_timeline_in_transaction(void **state)
@@ -1399,6 +1429,7 @@ int main(void)
 		TEST(test_duplicates),
 		TEST(test_half_record),
 		TEST(test_timeline),
+		TEST(test_history),
 		TEST(test_timeline_in_transaction),
 		TEST(test_timeline_paused),
 		TEST(test_gap),
