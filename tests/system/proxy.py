@@ -44,6 +44,11 @@ class TcpProxy:
         """Every connection ends; new ones are welcome."""
         self._order("cut")
 
+    def strand(self):
+        """Every connection ends but the stream, which stays, silent: its host is gone, the others are not."""
+        assert self.streaming, "no stream goes through here"
+        self._order("strand")
+
     def say(self, data):
         """The walsender's client receives this too. The server has to be silent meanwhile, so that it is not
         in the middle of a message of its own."""
@@ -81,8 +86,11 @@ class TcpProxy:
             elif isinstance(what, bytes):
                 self.streaming.sendall(what)
             else:
+                kept = (self.streaming, self.peers[self.streaming]) if what == "strand" else ()
                 for one in list(self.peers):
-                    self._end(one)
+                    if one not in kept:
+                        self._end(one)
+                self._watch(kept, False)
             if what == "close":
                 self.listener.close()
                 self.wake_in.close()

@@ -29,12 +29,16 @@ def one(pg, sql, *args, dbname="howdah"):
         conn.close()
 
 
+def make_f(pg):
+    one(pg, "CREATE TABLE f (id int PRIMARY KEY, a text)")
+    one(pg, "SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
+
+
 def with_table(make_suite, make_postgres, walstreamd="", brokerd="", settings="", initdb=()):
     """A suite on a server of its own, so that the server can be looked at while the suite is down."""
     pg, suite = external(make_suite, make_postgres, server={"settings": settings, "initdb": initdb},
                          walstreamd=walstreamd, brokerd=brokerd)
-    one(pg, "CREATE TABLE f (id int PRIMARY KEY, a text)")
-    one(pg, "SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')")
+    make_f(pg)
     return pg, suite
 
 
@@ -299,8 +303,10 @@ def test_server_restored_to_an_earlier_state(make_suite, make_postgres):
     follows(pg, suite, 4002)
 
 
-def test_another_server_behind_the_conninfo(make_suite, make_postgres):
-    """Its timeline has the same number; it is followed from its own slot on."""
+@pytest.fixture
+def two_servers(make_suite, make_postgres):
+    """A suite, the proxy that it reaches its server by, that server, and another one that the proxy may lead to;
+    each has f. What comes of f from the first: rows 1 to 20000."""
     proxies = []
 
     def conninfo(pg):
@@ -312,27 +318,56 @@ def test_another_server_behind_the_conninfo(make_suite, make_postgres):
     admin = other.connect("postgres")
     admin.cursor().execute("CREATE DATABASE howdah")
     admin.close()
-    table = "CREATE TABLE f (id int PRIMARY KEY, a text)"
-    publish = "SELECT howdah_mqtt.publish_table('f'::regclass, 'f/{id}')"
-    one(pg, table)
-    one(pg, publish)
+    make_f(pg)
     sub = suite.subscribe("f/#")
     write_much(pg, 1, 20000, sub)
-    was = acknowledged(pg)
-    proxies[0].target = ("127.0.0.1", other.port)
-    proxies[0].cut()
+    yield suite, sub, proxies[0], pg, other
+    suite.close()
+    proxies[0].close()
+
+
+def lead_to(proxy, pg):
+    proxy.target = ("127.0.0.1", pg.port)
+    proxy.cut()
+
+
+def set_up_other(suite, proxy, other):
+    lead_to(proxy, other)
     wait_until("the schema is missed", lambda: "db init" in suite.status("walstreamd").get("text", ""))
     suite.pgctl("db", "init")
     suite.wait_up()
-    one(other, table)
-    one(other, publish)
+    make_f(other)
+
+
+def test_another_server_behind_the_conninfo(two_servers):
+    """Its timeline has the same number; it is followed from its own slot on."""
+    suite, sub, proxy, pg, other = two_servers
+    was = acknowledged(pg)
+    set_up_other(suite, proxy, other)
     for row in (30000, 30001):
         one(other, "INSERT INTO f VALUES (%s)", row)
         wait_until(f"row {row}", lambda: row in ids(sub))
     assert one(other, f"SELECT pg_current_wal_lsn() < '{was}'")
     assert slot_is_behind_the_server(other)
-    suite.close()
-    proxies[0].close()
+
+
+def test_slot_wanted_while_the_old_stream_ends(two_servers):
+    """The session of a server without the slot is there before the stream of the one that fell silent is given up."""
+    suite, sub, proxy, pg, other = two_servers
+    set_up_other(suite, proxy, other)
+    lead_to(proxy, pg)
+    wait_until("the first is followed again", lambda: one(
+        pg, f"SELECT active FROM pg_replication_slots WHERE slot_name = '{SLOT}'"))
+    drop_slot(other)
+    one(other, "DELETE FROM howdah.node")
+    wait_until("streaming", lambda: suite.status("walstreamd").get("text", "").startswith("streaming"))
+    proxy.target = ("127.0.0.1", other.port)
+    proxy.strand()
+    wait_until("a slot is in use", lambda: one(
+        other, f"SELECT active FROM pg_replication_slots WHERE slot_name = '{SLOT}'"))
+    one(other, "INSERT INTO f VALUES (40000)")
+    wait_until("row 40000", lambda: 40000 in ids(sub))
+    assert "cannot create the slot" not in suite.log_text()
 
 
 def test_node_removed_under_the_suite(make_suite, make_postgres):
