@@ -60,7 +60,7 @@ void pgwsi_copy_close(struct pgws_stream *s)
 	pgwsi_rx_free(&s->rx);
 	PQfreemem(s->copy);
 	s->copy = NULL;
-	s->unflushed = s->consumed = s->eof = s->feedback_waits = false;
+	s->unflushed = s->consumed = s->eof = s->feedback_waits = s->skips = false;
 }
 
 bool pgwsi_copy_wants_write(const struct pgws_stream *s)
@@ -176,6 +176,8 @@ static int next_from_libpq(struct pgws_stream *s, struct pgws_event *ret_event)
 	s->copy = NULL;
 	while (true) {
 		int n = PQgetCopyData(s->conn, &s->copy, 1);
+		if (s->skips)
+			return pgwsi_fail(s, PGWS_ESERVER);
 		if (n > 0)
 			return pgwsi_parse_event(s, (const uint8_t *)s->copy, (size_t)n, ret_event);
 		if (n == -1)

@@ -147,6 +147,11 @@ static int next_frame(struct pgws_stream *s, struct frame *ret)
 		case 'E':
 			return server_error(s, ret);
 		case 'N':
+			if (!pgwsi_skips(s, error_field(ret, 'C')))
+				continue;
+			(void)server_error(s, ret);
+			memcpy(s->sqlstate, PGWSI_UNDEFINED_OBJECT, sizeof(s->sqlstate));
+			return PGWS_ESERVER;
 		case 'S':
 		case 'A':
 			continue;

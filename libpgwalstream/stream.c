@@ -24,7 +24,7 @@
 /* What makes every text column come in one form. */
 #define SESSION_OPTIONS                                                                            \
 	"-c datestyle=ISO -c timezone=UTC -c intervalstyle=postgres -c bytea_output=hex "          \
-	"-c extra_float_digits=1"
+	"-c extra_float_digits=1 -c client_min_messages=warning" /* pgwsi_skips */
 
 /* ---- Errors ---------------------------------------------------------------------------------- */
 
@@ -161,11 +161,22 @@ void pgws_stream_free(struct pgws_stream **s)
 	*s = NULL;
 }
 
-/* NOTICE and WARNING change nothing for us; libpq would print them. */
-static void ignore_notice(void *arg, const PGresult *res)
+bool pgwsi_skips(const struct pgws_stream *s, const char *sqlstate)
 {
-	(void)arg;
-	(void)res;
+	return s->phase == PGWS_PHASE_STREAMING && sqlstate != NULL &&
+	       strcmp(sqlstate, "55000") == 0;
+}
+
+/* Other NOTICEs and WARNINGs change nothing for us; libpq would print them. */
+static void on_notice(void *arg, const PGresult *res)
+{
+	struct pgws_stream *s = arg;
+	const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+	if (!pgwsi_skips(s, state))
+		return;
+	memcpy(s->sqlstate, PGWSI_UNDEFINED_OBJECT, sizeof(s->sqlstate));
+	pgwsi_keep_error(s, PQresultErrorMessage(res));
+	s->skips = true;
 }
 
 /* The user's own "options" come first, so that the pinned ones win. NULL: no memory. */
@@ -205,7 +216,7 @@ int pgws_stream_connect(struct pgws_stream *s)
 		return pgwsi_fail_text(s, PGWS_ENOMEM, "out of memory");
 	if (PQstatus(s->conn) == CONNECTION_BAD)
 		return pgwsi_fail_conn(s);
-	PQsetNoticeReceiver(s->conn, ignore_notice, NULL);
+	PQsetNoticeReceiver(s->conn, on_notice, s);
 	PQsetErrorVerbosity(s->conn, PQERRORS_VERBOSE);
 	s->poll = PGRES_POLLING_WRITING;
 	s->phase = PGWS_PHASE_CONNECTING;

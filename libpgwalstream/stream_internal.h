@@ -42,6 +42,7 @@ struct pgws_stream {
 	struct pgwsi_rx *rx; /* the socket was taken over: receive.h */
 	bool rx_refused;     /* it came out badly: libpq's loop from the next connection on */
 	bool broke;          /* FAILED, and STREAMING before that */
+	bool skips; /* libpq's loop heard a notice of pgwsi_skips; error and sqlstate say it */
 	char *systemid;
 	char *dbname;
 	char *snapshot_name;
@@ -61,6 +62,14 @@ int pgwsi_fail_result(struct pgws_stream *s, const PGresult *res);
 int pgwsi_fail_conn(struct pgws_stream *s);
 /* Text as one line. */
 void pgwsi_keep_error(struct pgws_stream *s, const char *text);
+
+/*
+ * A notice while streaming that changes would be left out from here on: PostgreSQL 18 warns of a
+ * publication that is not there, and skips it, where 14 to 17 end the stream (pgoutput.c,
+ * LoadPublications). It ends the stream here, too, with the SQLSTATE that those have.
+ */
+bool pgwsi_skips(const struct pgws_stream *s, const char *sqlstate);
+#define PGWSI_UNDEFINED_OBJECT "42704"
 
 /* libpq's buffers: what the socket takes; what it has. */
 int pgwsi_send_out(struct pgws_stream *s);

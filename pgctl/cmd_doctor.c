@@ -178,6 +178,20 @@ static const struct check checks[] = {
 		" format('start that node, or give it up: pgctl node remove %s --yes', n.name)"
 		" FROM howdah.node n JOIN pg_replication_slots s ON s.slot_name = n.slot"
 		" AND s.database = current_database() WHERE NOT s.active AND n.name <> $1"},
+	{"publication", true, "the publication has the table of mappings",
+		"SELECT 'error', CASE WHEN there"
+		" THEN 'publication howdah lacks howdah_mqtt.publish_mapping'"
+		" ELSE 'publication howdah is not there' END"
+		" || ': changes of mapped tables are in no stream',"
+		" CASE WHEN there"
+		" THEN 'ALTER PUBLICATION howdah ADD TABLE howdah_mqtt.publish_mapping;'"
+		" ELSE 'CREATE PUBLICATION howdah FOR TABLE howdah_mqtt.publish_mapping"
+		" WITH (publish_via_partition_root = true);' END"
+		" FROM (SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = 'howdah') AS "
+		"there,"
+		" $1::text) x WHERE NOT EXISTS (SELECT FROM pg_publication_tables"
+		" WHERE pubname = 'howdah' AND schemaname = 'howdah_mqtt'"
+		" AND tablename = 'publish_mapping')"},
 	{"replica_identity", true, "every mapped table has a replica identity",
 		"SELECT 'error', format('%s has no replica identity: its updates and deletes fail',"
 		" leaf::regclass), howdah_mqtt.replica_identity_remedy(leaf::regclass)"

@@ -356,6 +356,20 @@ static void on_publication_made(PGresult *res, void *arg)
 		step_publications(r);
 }
 
+/* Somebody dropped the publication, or a restore went without it. To make it anew, empty, would
+ * hide that: what is mapped, and what is mapped from now on, would be in no stream. */
+static void publication_is_lost(struct registrar *r, bool exists)
+{
+	trouble(r, WAIT_MS,
+		"publication howdah %s: changes of mapped tables are in no stream; run %s; then "
+		"pgctl doctor says which tables have to be published again",
+		exists ? "lacks howdah_mqtt.publish_mapping"
+		       : "is not there (dropped, or not restored)",
+		exists ? "ALTER PUBLICATION howdah ADD TABLE howdah_mqtt.publish_mapping"
+		       : "CREATE PUBLICATION howdah FOR TABLE howdah_mqtt.publish_mapping WITH "
+			 "(publish_via_partition_root = true)");
+}
+
 static void on_publications(PGresult *res, void *arg)
 {
 	struct registrar *r;
@@ -363,6 +377,10 @@ static void on_publications(PGresult *res, void *arg)
 	if (!usable(r, res, "look at the publications"))
 		return;
 	char sql[200];
+	if (is_true(field(res, 2))) {
+		publication_is_lost(r, is_true(field(res, 0)));
+		return;
+	}
 	if (!is_true(field(res, 0))) {
 		snprintf(sql, sizeof(sql),
 			"CREATE PUBLICATION howdah WITH (publish_via_partition_root = true)");
@@ -382,8 +400,11 @@ static void step_publications(struct registrar *r)
 	char *mine = xasprintf("howdah_%s", r->d->node);
 	const char *const values[] = {mine};
 	ask(r,
-		"SELECT bool_or(pubname = 'howdah'), bool_or(pubname = $1::text) FROM "
-		"pg_publication",
+		"SELECT bool_or(pubname = 'howdah'), bool_or(pubname = $1::text), "
+		"to_regclass('howdah_mqtt.publish_mapping') IS NOT NULL AND NOT EXISTS "
+		"(SELECT FROM pg_publication_tables WHERE pubname = 'howdah' "
+		"AND schemaname = 'howdah_mqtt' AND tablename = 'publish_mapping') "
+		"FROM pg_publication",
 		1, values, on_publications);
 	free(mine);
 }

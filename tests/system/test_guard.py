@@ -266,6 +266,47 @@ def test_killed_again_and_again(make_suite, make_postgres):
     follows(pg, suite, 2)
 
 
+def findings_of(suite):
+    """What doctor says is wrong with what is published."""
+    done = suite.pgctl_raw("-j", "doctor")
+    return [row for row in map(json.loads, done.stdout.splitlines())
+            if row["check"] in ("publication", "mappings") and row["result"] == "error"]
+
+
+def test_publication_dropped_under_the_suite(make_suite, make_postgres):
+    """Nothing is passed over, and none is made anew that would carry nothing: doctor says what mends it."""
+    pg, suite = with_table(make_suite, make_postgres)
+    sub = suite.subscribe("f/#")
+    follows(pg, suite, 1)
+    acknowledged(pg)
+    one(pg, "DROP PUBLICATION howdah")
+    one(pg, "INSERT INTO f VALUES (2)")
+
+    def text():
+        return suite.status("walstreamd").get("text", "")
+
+    wait_until("it says so", lambda: "publication howdah is not there" in text())
+    assert 'publication "howdah"' in suite.log_text() and "pgctl node remove" in suite.log_text()
+    assert one(pg, "SELECT count(*) FROM pg_publication WHERE pubname = 'howdah'") == 0
+    mended = findings_of(suite)
+    assert [row["check"] for row in mended] == ["publication", "mappings"]
+    one(pg, "CREATE PUBLICATION howdah")
+    wait_until("still not right", lambda: "publication howdah lacks howdah_mqtt.publish_mapping" in text())
+    one(pg, "DROP PUBLICATION howdah")
+    for row in mended:
+        one(pg, row["remedy"])
+    assert findings_of(suite) == []
+    wait_until("what is in the slot cannot be had", lambda: "pgctl node remove" in text())
+    suite.pgctl("node", "remove", "test", "--yes")
+    suite.wait_up()
+    follows(pg, suite, 3)
+    one(pg, "CREATE TABLE g (id int PRIMARY KEY)")
+    one(pg, "SELECT howdah_mqtt.publish_table('g'::regclass, 'f/g/{id}')")
+    one(pg, "INSERT INTO g VALUES (4)")
+    wait_until("a new mapping is followed", lambda: 4 in ids(sub))
+    assert 2 not in ids(sub)
+
+
 def write_much(pg, first, last, sub):
     """So that what comes next on another history stands before it."""
     one(pg, "INSERT INTO f SELECT g, repeat('x', 1000) FROM generate_series(%s, %s) g", first, last)
