@@ -560,6 +560,23 @@ static void maybe_heartbeat(struct walstreamd *w)
 		stats_add(w->d->stats, WAL_STAT_HEARTBEATS, 1);
 }
 
+/* The slot may be given up at the next checkpoint, which first has to end its walsender. One that
+ * cannot write, since we do not read, does not end, and the checkpoint would wait for it for ever
+ * (slot.c, InvalidatePossiblyObsoleteSlot): whatever the server decides, we are not in its way. */
+static void leave_if_doomed(struct walstreamd *w)
+{
+	if (strcmp(w->slot.wal_status, "unreserved") != 0 || !publisher_is_full(w->publisher) ||
+		follower_get_state(w->follower) != FOLLOWER_STREAMING)
+		return;
+	log_warning("wal.unreserved",
+		"slot howdah_%s: the ring is full and the slot holds more WAL than "
+		"max_slot_wal_keep_size: the stream ends for a while, so that the server may give "
+		"the slot up",
+		w->d->node);
+	ev_timer_start(&w->retry, BACKOFF_CAP_MS);
+	follower_stop(w->follower);
+}
+
 static void reg_on_look(const struct registrar_slot *slot, void *arg)
 {
 	struct walstreamd *w;
@@ -567,6 +584,7 @@ static void reg_on_look(const struct registrar_slot *slot, void *arg)
 	if (slot != NULL) {
 		w->slot = *slot;
 		maybe_heartbeat(w);
+		leave_if_doomed(w);
 	}
 	while (!list_empty(&w->lag_requests)) {
 		struct lag_request *q = list_first(&w->lag_requests, struct lag_request, link);

@@ -188,6 +188,27 @@ def test_slot_invalidated_while_streaming(make_suite, make_postgres):
     follows(pg, suite, 2)
 
 
+def test_full_ring_does_not_hold_up_checkpoints(make_suite, make_postgres):
+    """A walsender that cannot write does not hear that it has to end; the checkpoint that gives its slot up would
+    wait for it, and no WAL be recycled."""
+    pg, suite = with_table(
+        make_suite, make_postgres, 'ring_size = "1MB"; spool_limit = "1MB";', brokerd='ack_timeout = "10min";',
+        initdb=["--wal-segsize=1"], settings="max_slot_wal_keep_size = 8MB\nmax_wal_size = 2GB\nmin_wal_size = 2MB\n"
+                                             "checkpoint_timeout = 1h")
+    client = RawClient(suite.mqtt_port, "silent")
+    client.subscribe("f/#")
+    one(pg, "INSERT INTO f SELECT g, repeat('x', 1500) FROM generate_series(1, 40000) g")
+    wait_until("the ring is full", lambda: "the ring is full" in suite.status("walstreamd").get("text", ""), 60)
+    conn = pg.connect()
+    conn.cursor().execute("SET statement_timeout = '60s'")
+    conn.cursor().execute("CHECKPOINT")
+    conn.close()
+    wait_until("the slot is lost", lambda: "is lost" in suite.status("walstreamd").get("text", ""), 60)
+    assert one(pg, "SELECT wal_status FROM pg_replication_slots") == "lost"
+    assert "[wal.unreserved]" in suite.log_text()
+    client.close()
+
+
 STEPS = {
     "old slot still there": f"SELECT howdah.slot_lost('test', '{{}}', 'told by the test')",
     "old slot dropped": f"SELECT howdah.slot_lost('test', '{{}}', 'told by the test');"
