@@ -68,6 +68,7 @@ struct pgws_consumer {
 
 	/* The stream. */
 	bool drained;         /* the assembler wants the next event */
+	bool more;            /* a change has come of the last event */
 	bool half;            /* a Begin was given out and not its Commit */
 	bool skipping;        /* between Begin and Commit of a transaction that is left out */
 	bool passed;          /* the stop LSN */

@@ -27,6 +27,7 @@
 #define REPEAT_SPACING_US 50000  /* between two answers that say the same */
 #define SHUTDOWN_PATIENCE_US 5000000
 #define UNANSWERED_MAX 6
+#define LEFT_OUT_MAX 10000 /* changes at one go, about a millisecond */
 
 /* ---- Positions ------------------------------------------------------------------------------- */
 
@@ -196,7 +197,7 @@ static int on_event(struct pgws_consumer *c, const struct pgws_event *ev)
 	if (ev->kind == PGWS_EVENT_KEEPALIVE)
 		return on_keepalive(c, ev);
 	c->asked_last = 0;
-	c->drained = false;
+	c->drained = c->more = false;
 	return pgws_assembler_put(c->assembler, ev);
 }
 
@@ -231,27 +232,51 @@ static int read_event(struct pgws_consumer *c)
 	return err == 0 ? 0 : pgwsi_consumer_lost(c, err);
 }
 
-int pgwsi_consumer_receive(struct pgws_consumer *c, struct pgws_change *ret_change)
+/* A change that is not its event's only one: no event may come for as long as the caller takes over
+ * a large transaction, so its statuses are sent from here. Nothing is read, so nothing is asked. */
+static void keep_alive(struct pgws_consumer *c)
+{
+	if (c->more && pgwsi_coarse_us() >= pgwsi_consumer_due(c))
+		pgwsi_consumer_status(c, false);
+	c->more = true;
+}
+
+/* The assembler's changes up to the next one for the caller: 0 and that; PGWS_EAGAIN: none, drained
+ * or passed, or as many as may be left out at one go; else a result for the caller. */
+static int give(struct pgws_consumer *c, struct pgws_change *ret_change)
 {
 	struct pgws_change change;
+	for (unsigned n = 0; !c->passed && n < LEFT_OUT_MAX; n++) {
+		int err = pgws_assembler_next(c->assembler, &change);
+		c->drained = err == PGWS_EAGAIN;
+		if (c->drained)
+			return PGWS_EAGAIN;
+		if (err != 0)
+			return pgwsi_consumer_lost(c, err);
+		keep_alive(c);
+		if (admit(c, &change)) {
+			*ret_change = change;
+			return 0;
+		}
+	}
+	return PGWS_EAGAIN;
+}
+
+int pgwsi_consumer_receive(struct pgws_consumer *c, struct pgws_change *ret_change)
+{
 	while (true) {
-		if (c->drained) {
-			int err = read_event(c);
-			if (err != 0)
-				return err;
-		}
-		while (!c->drained && !c->passed) {
-			int err = pgws_assembler_next(c->assembler, &change);
-			if (err == PGWS_EAGAIN) {
-				c->drained = true;
-			} else if (err != 0) {
-				return pgwsi_consumer_lost(c, err);
-			} else if (admit(c, &change)) {
-				*ret_change = change;
-				return 0;
-			}
-		}
+		int err;
+		if (c->drained && (err = read_event(c)) != 0)
+			return err;
+		if (!c->drained && (err = give(c, ret_change)) != PGWS_EAGAIN)
+			return err;
 		if (c->passed)
 			return pgwsi_consumer_finish(c);
+		if (!c->drained) {
+			/* A large transaction is left out: its Relations count, so it is read to
+			 * its end, but the caller's timeout and stop are looked at meanwhile. */
+			c->rest_us = 1;
+			return PGWS_EAGAIN;
+		}
 	}
 }

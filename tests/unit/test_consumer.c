@@ -22,7 +22,7 @@
 
 #include <cmocka.h>
 
-#include "libpgwalstream/pgwalstream.h"
+#include "libpgwalstream/consumer_internal.h"
 #include "tests/unit/helper_consumer.h"
 #include "tests/unit/helper_slots.h"
 
@@ -763,6 +763,62 @@ static void test_a_slow_caller_keeps_its_connection(void **state)
 	pgws_consumer_free(&c);
 }
 
+/* A streamed transaction comes out of the assembler, not from the socket: the caller is slow with
+ * each of its rows, and has no background_feedback. */
+static void test_a_slow_caller_within_a_streamed_transaction(void **state)
+{
+	(void)state;
+	struct pgws_consumer_options o = consumer_options();
+	o.stream.conninfo = "options='-c wal_sender_timeout=2s -c logical_decoding_work_mem=64kB'";
+	o.stream.streaming = PGWS_STREAMING_ON;
+	struct pgws_consumer *c = consumer_with(&o);
+	struct pgws_change ch;
+	run("INSERT INTO t SELECT i, 'x' FROM generate_series(1, 3000) i");
+	for (uint32_t i = 1; i <= 3000; i++) {
+		expect_change(c, PGWS_INSERT, &ch);
+		assert_int_equal(ch.ordinal, i);
+		usleep(2000);
+	}
+	expect_change(c, PGWS_COMMIT, &ch);
+	run("INSERT INTO t VALUES (0, 'after')");
+	expect_change(c, PGWS_INSERT, &ch);
+	assert_memory_equal(first_column(&ch), "0", 1);
+	struct pgws_position pos;
+	pgws_consumer_get_position(c, &pos);
+	assert_int_equal(pos.reconnects, 0);
+	pgws_consumer_free(&c);
+}
+
+/* One that the caller has had already is read through piece by piece: next may not take as long as
+ * all of it takes, and stop is seen meanwhile. */
+static void test_a_streamed_transaction_that_is_left_out(void **state)
+{
+	(void)state;
+	struct pgws_consumer_options o = consumer_options();
+	struct pgws_change ch;
+	o.stream.conninfo = "options='-c logical_decoding_work_mem=64kB'";
+	o.stream.streaming = PGWS_STREAMING_ON;
+	struct pgws_consumer *c = consumer_with(&o);
+	struct pollfd p = {.fd = pgws_consumer_fd(c), .events = POLLIN};
+	run("INSERT INTO t SELECT i, 'x' FROM generate_series(1, 50000) i");
+	for (int stops = 0; stops <= 1; stops++) {
+		/* Not confirmed, so it comes again. */
+		expect_change(c, PGWS_COMMIT, &ch);
+		terminate_walsender();
+		run("INSERT INTO t VALUES (-1, 'after'); DELETE FROM t WHERE id = -1");
+		int pieces = 0, rc;
+		while ((rc = pgws_consumer_next(c, 0, &ch)) == PGWS_EAGAIN) {
+			pieces += c->skipping && c->state == PGWSI_STREAMING;
+			if (pieces == 1 && stops && c->state == PGWSI_STREAMING)
+				pgws_consumer_stop(c);
+			assert_int_equal(poll(&p, 1, TEST_PATIENCE_MS), 1);
+		}
+		assert_int_equal(rc, stops ? PGWS_EEND : 0);
+		assert_true(pieces >= 1 && pieces <= (stops ? 1 : 10));
+	}
+	pgws_consumer_free(&c);
+}
+
 /* When idle it sent no status of its own. */
 static void test_an_idle_consumer_keeps_its_connection(void **state)
 {
@@ -841,6 +897,8 @@ int main(void)
 		TEST(test_a_transaction_cut_short_begins_anew),
 		TEST(test_a_server_that_cannot_stream),
 		TEST(test_a_slow_caller_keeps_its_connection),
+		TEST(test_a_slow_caller_within_a_streamed_transaction),
+		TEST(test_a_streamed_transaction_that_is_left_out),
 		TEST(test_an_idle_consumer_keeps_its_connection),
 		TEST(test_questions_take_their_time),
 	};
