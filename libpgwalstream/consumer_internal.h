@@ -58,8 +58,9 @@ struct pgws_consumer {
 
 	/* The session. */
 	int64_t retry_at, deadline;
-	unsigned attempts;     /* failed in a row */
-	unsigned suspicions;   /* errors in a row that a new session may repeat */
+	unsigned attempts;     /* failed in a row, the stream said nothing */
+	unsigned failures;     /* in a row, with no new transaction or steady session: the pause */
+	unsigned suspicions;   /* of them, errors that a new session may repeat */
 	int64_t busy_since;    /* the slot is somebody else's; 0: it is not */
 	bool was_streaming;    /* once in this life: base_lsn is known */
 	uint64_t base_lsn;     /* the position at the first start */
@@ -77,7 +78,7 @@ struct pgws_consumer {
 	uint64_t idle_given, idle_lsn; /* flush >= idle_given: the server's idle_lsn is confirmed */
 	uint64_t sent_write, sent_apply;
 	uint64_t settled, settled_told; /* the server has it, the assembler knows */
-	int64_t last_status, interval;
+	int64_t streams_since, last_status, interval;
 	bool asked;          /* the server wants an answer */
 	bool poke;           /* look at the stream without waiting: a blocked write may have read */
 	bool heard;          /* something since the last status */

@@ -31,6 +31,7 @@
 #define BUSY_PATIENCE_US 120000000 /* a walsender that lost its client holds the slot */
 #define STATUS_MAX_MS 10000
 #define SUSPICIONS_MAX 2
+#define STEADY_US 60000000 /* a session of this length was of use, whatever it brought */
 
 /* ---- Ends -------------------------------------------------------------------------------------
  */
@@ -124,12 +125,12 @@ static uint64_t random_next(struct pgws_consumer *c)
 	return c->random;
 }
 
-/* The n-th pause: doubled up to the cap, of that between a half and the whole. */
+/* Doubled with every failure up to the cap, of that between a half and the whole. */
 static int64_t pause_us(struct pgws_consumer *c)
 {
 	int64_t cap = (int64_t)c->options.retry_cap_ms * 1000;
 	int64_t pause = (int64_t)c->options.retry_base_ms * 1000;
-	for (unsigned i = 1; i < c->attempts && pause < cap; i++)
+	for (unsigned i = 1; i < c->failures && pause < cap; i++)
 		pause *= 2;
 	if (pause > cap)
 		pause = cap;
@@ -157,6 +158,14 @@ static int leave_streaming(struct pgws_consumer *c)
 		c, "large transactions are left to the server from now on, trying again");
 }
 
+/* The session that ends now, if there was a stream. One that breaks sooner at the same place each
+ * time is no success, though it begins well and the server answers. */
+static void note_steady(struct pgws_consumer *c)
+{
+	if (c->state == PGWSI_STREAMING && pgwsi_now_us() - c->streams_since >= STEADY_US)
+		c->failures = c->suspicions = 0;
+}
+
 int pgwsi_consumer_lost(struct pgws_consumer *c, int err)
 {
 	const char *of_assembler = pgws_assembler_error(c->assembler);
@@ -168,6 +177,7 @@ int pgwsi_consumer_lost(struct pgws_consumer *c, int err)
 	if (c->error[0] == 0)
 		snprintf(c->error, sizeof(c->error), "%s", pgws_strerror(err));
 
+	note_steady(c);
 	if (pgws_stream_streaming_failed(c->stream))
 		return leave_streaming(c);
 	enum verdict verdict = judge(c, err);
@@ -185,6 +195,7 @@ int pgwsi_consumer_lost(struct pgws_consumer *c, int err)
 	if (counts && c->attempts >= c->options.retry_max)
 		return pgwsi_consumer_end(c, err);
 	c->attempts += counts;
+	c->failures += counts;
 	return pause_for_retry(c, "trying again");
 }
 

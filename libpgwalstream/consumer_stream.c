@@ -105,7 +105,8 @@ void pgwsi_consumer_streams(struct pgws_consumer *c)
 	c->rest_us = 0;
 	/* The first status goes out at once: the slot learns the caller's position. */
 	c->asked = true;
-	c->last_status = pgwsi_now_us() - c->interval;
+	c->streams_since = pgwsi_now_us();
+	c->last_status = c->streams_since - c->interval;
 }
 
 /* ---- Changes --------------------------------------------------------------------------------- */
@@ -126,6 +127,7 @@ static bool admit_message(struct pgws_consumer *c, const struct pgws_change *cha
 		return false;
 	}
 	c->message_lsn = change->lsn;
+	c->failures = 0;
 	c->given_lsn = max_lsn(c->given_lsn, change->lsn + 1);
 	return true;
 }
@@ -150,7 +152,7 @@ static bool admit(struct pgws_consumer *c, const struct pgws_change *change)
 	if (wanted) {
 		atomic_store(&c->received_lsn, end);
 		c->given_lsn = max_lsn(c->given_lsn, end);
-		c->suspicions = 0;
+		c->failures = c->suspicions = 0;
 	}
 	c->passed = c->passed || (stop != 0 && end >= stop);
 	return wanted;

@@ -549,8 +549,9 @@ struct pgws_consumer_options {
 	uint64_t start_lsn; /* 0: the slot's; transactions that end at or before it are left out */
 	uint64_t stop_lsn;  /* 0: none; PGWS_EEND after the last transaction that ends at or before.
 			       The end of a record, as every LSN that the server tells is */
-	unsigned retry_max; /* connection attempts in a row without an answer; 0: no retry */
-	unsigned retry_base_ms, retry_cap_ms;
+	unsigned retry_max; /* attempts in a row in which the stream said nothing; 0: no retry */
+	unsigned retry_base_ms, retry_cap_ms; /* the pause: doubled until a stream brings something
+						 new or lasts a minute */
 	unsigned status_interval_ms; /* 0: 10 s, or a third of wal_sender_timeout if that is less */
 	bool accept_timeline;        /* go on after a failover; else PGWS_ETIMELINE */
 	/* A thread of the library's own answers the server while the caller is busy with a change

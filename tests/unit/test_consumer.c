@@ -679,6 +679,71 @@ static void test_a_transaction_cut_short_begins_anew(void **state)
 	pgws_consumer_free(&c);
 }
 
+struct losses {
+	struct pgws_consumer *c;
+	int n;
+	int64_t pause_us; /* after the last one, less what has passed of it */
+};
+
+static void note_pause(const char *text, void *arg)
+{
+	struct losses *l = arg;
+	(void)text;
+	l->n++;
+	l->pause_us = l->c->retry_at - pgwsi_now_us();
+}
+
+/* A session that begins, hears the server's answer, and is lost; nothing comes in it. */
+static void lose_a_session(struct pgws_consumer *c, const struct losses *l)
+{
+	int64_t until = test_now_ms() + TEST_PATIENCE_MS;
+	int n = l->n;
+	while (c->state != PGWSI_STREAMING || c->attempts != 0) {
+		expect_nothing(c, 20);
+		assert_true(test_now_ms() < until);
+	}
+	terminate_walsender();
+	while (l->n == n) {
+		expect_nothing(c, 20);
+		assert_true(test_now_ms() < until);
+	}
+}
+
+/* What breaks again and again, though the server answers each time, is not asked for ever faster
+ * than the pause grows; the limit of attempts is for a server that says nothing. */
+static void test_the_pause_grows_until_something_new_comes(void **state)
+{
+	(void)state;
+	struct losses losses = {.n = 0};
+	struct pgws_consumer_options o = consumer_options();
+	struct pgws_change ch;
+	o.retry_max = 2;
+	o.on_notice = note_pause;
+	o.notice_arg = &losses;
+	struct pgws_consumer *c = losses.c = consumer_with(&o);
+	for (int i = 0; i < 7; i++)
+		lose_a_session(c, &losses);
+	/* Half of 1 s and all of 20 ms: minus the time that a busy machine takes. */
+	assert_true(losses.pause_us > 100000);
+	assert_int_equal(c->failures, 7);
+	run("INSERT INTO t VALUES (1, 'a')");
+	expect_change(c, PGWS_COMMIT, &ch);
+	lose_a_session(c, &losses);
+	assert_int_equal(c->failures, 1);
+	assert_true(losses.pause_us <= 20000);
+	/* So does a session that has lasted; here its beginning is moved. */
+	lose_a_session(c, &losses);
+	assert_int_equal(c->failures, 2);
+	c->suspicions = 1;
+	while (c->state != PGWSI_STREAMING)
+		expect_nothing(c, 20);
+	c->streams_since -= 60000000;
+	lose_a_session(c, &losses);
+	assert_int_equal(c->failures, 1);
+	assert_int_equal(c->suspicions, 0);
+	pgws_consumer_free(&c);
+}
+
 static uint32_t inserts_of_next_transaction(struct pgws_consumer *c)
 {
 	struct pgws_change ch;
@@ -895,6 +960,7 @@ int main(void)
 		TEST(test_an_invalidated_slot),
 		TEST(test_a_slot_in_use_is_waited_for),
 		TEST(test_a_transaction_cut_short_begins_anew),
+		TEST(test_the_pause_grows_until_something_new_comes),
 		TEST(test_a_server_that_cannot_stream),
 		TEST(test_a_slow_caller_keeps_its_connection),
 		TEST(test_a_slow_caller_within_a_streamed_transaction),
