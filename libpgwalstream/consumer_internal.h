@@ -81,6 +81,7 @@ struct pgws_consumer {
 	int64_t streams_since, last_status, interval;
 	bool asked;          /* the server wants an answer */
 	bool poke;           /* look at the stream without waiting: a blocked write may have read */
+	bool was_quiet;      /* nothing was to be read when the stream was looked at last */
 	bool heard;          /* something since the last status */
 	unsigned unanswered; /* questions in a row, an interval apart each */
 	int64_t questioned;  /* when the last of them was sent */

@@ -99,7 +99,7 @@ int64_t pgwsi_consumer_due(const struct pgws_consumer *c)
 void pgwsi_consumer_streams(struct pgws_consumer *c)
 {
 	c->drained = true;
-	c->skipping = c->poke = c->heard = false;
+	c->skipping = c->poke = c->heard = c->was_quiet = false;
 	c->unanswered = 0;
 	c->questioned = c->asked_first = c->asked_last = 0;
 	c->rest_us = 0;
@@ -211,6 +211,7 @@ static int on_quiet(struct pgws_consumer *c)
 		return pgwsi_consumer_lost(c, PGWS_ECONN);
 	}
 	c->rest_us = pgws_stream_rest_us(c->stream);
+	c->was_quiet = true;
 	return PGWS_EAGAIN;
 }
 
@@ -219,7 +220,11 @@ static int read_event(struct pgws_consumer *c)
 {
 	struct pgws_event ev;
 	c->poke = false;
-	if (pgwsi_coarse_us() >= pgwsi_consumer_due(c))
+	/* The timer goes by the exact clock: by a coarse one behind it nothing would be due yet,
+	 * and the timer would fire again at once. */
+	int64_t now = c->was_quiet ? pgwsi_now_us() : pgwsi_coarse_us();
+	c->was_quiet = false;
+	if (now >= pgwsi_consumer_due(c))
 		pgwsi_consumer_status(c, true);
 	if (c->settled > c->settled_told) {
 		c->settled_told = c->settled;

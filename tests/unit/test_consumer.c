@@ -905,6 +905,27 @@ static void test_an_idle_consumer_keeps_its_connection(void **state)
 	pgws_consumer_free(&c);
 }
 
+/* A timer that fires is followed by a status, not by itself until a coarse clock has caught up. */
+static void test_a_status_is_one_wake_up(void **state)
+{
+	(void)state;
+	struct pgws_consumer_options o = consumer_options();
+	o.status_interval_ms = 10;
+	struct pgws_consumer *c = consumer_with(&o);
+	struct pollfd p = {.fd = pgws_consumer_fd(c), .events = POLLIN};
+	int wakes = 0;
+	while (c->state != PGWSI_STREAMING)
+		expect_nothing(c, 20);
+	int64_t until = test_now_ms() + 1000;
+	while (test_now_ms() < until) {
+		expect_nothing(c, 0);
+		wakes += poll(&p, 1, 1000);
+	}
+	/* A hundred statuses, as many answers. */
+	assert_true(wakes < 400);
+	pgws_consumer_free(&c);
+}
+
 /* A walsender that has no time to answer while confirmations follow each other: not a lost one. */
 static void test_questions_take_their_time(void **state)
 {
@@ -966,6 +987,7 @@ int main(void)
 		TEST(test_a_slow_caller_within_a_streamed_transaction),
 		TEST(test_a_streamed_transaction_that_is_left_out),
 		TEST(test_an_idle_consumer_keeps_its_connection),
+		TEST(test_a_status_is_one_wake_up),
 		TEST(test_questions_take_their_time),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
