@@ -488,8 +488,11 @@ void pgws_consumer_stop(struct pgws_consumer *c)
 
 void pgws_consumer_get_position(struct pgws_consumer *c, struct pgws_position *ret_position)
 {
-	ret_position->server_lsn = atomic_load(&c->server_lsn);
 	ret_position->received_lsn = atomic_load(&c->received_lsn);
+	ret_position->server_lsn = atomic_load(&c->server_lsn);
+	/* Before the first event of a life there is only the slot's position. */
+	if (ret_position->server_lsn < ret_position->received_lsn)
+		ret_position->server_lsn = ret_position->received_lsn;
 	ret_position->confirmed_lsn = atomic_load(&c->sent_flush);
 	ret_position->reconnects = atomic_load(&c->reconnects);
 	ret_position->timeline = atomic_load(&c->timeline);

@@ -178,8 +178,6 @@ static int note_question(struct pgws_consumer *c)
 
 static int on_keepalive(struct pgws_consumer *c, const struct pgws_event *ev)
 {
-	if (ev->end_lsn > atomic_load(&c->server_lsn))
-		atomic_store(&c->server_lsn, ev->end_lsn);
 	if (!c->half && ev->end_lsn > c->idle_lsn) {
 		/* An older pair that holds is not given up for one that does not hold yet. */
 		if (atomic_load(&c->flush_lsn) >= c->idle_given)
@@ -196,6 +194,9 @@ static int on_event(struct pgws_consumer *c, const struct pgws_event *ev)
 {
 	c->heard = true;
 	c->attempts = c->unanswered = 0;
+	/* Only this thread raises it, and nothing else hangs on it: no barrier for every change. */
+	if (ev->end_lsn > atomic_load_explicit(&c->server_lsn, memory_order_relaxed))
+		atomic_store_explicit(&c->server_lsn, ev->end_lsn, memory_order_relaxed);
 	if (ev->kind == PGWS_EVENT_KEEPALIVE)
 		return on_keepalive(c, ev);
 	c->asked_last = 0;

@@ -606,7 +606,7 @@ PGWS_API void pgws_consumer_confirm(
 PGWS_API void pgws_consumer_stop(struct pgws_consumer *c);
 
 struct pgws_position {
-	uint64_t server_lsn;    /* as last heard */
+	uint64_t server_lsn;    /* as last heard; never before received_lsn */
 	uint64_t received_lsn;  /* end of the last transaction given out whole */
 	uint64_t confirmed_lsn; /* flush position last sent */
 	uint64_t reconnects;

@@ -269,6 +269,30 @@ static void test_an_idle_database_pins_no_wal(void **state)
 	run("DROP TABLE other");
 }
 
+/* While changes come no keepalive tells where the server is. */
+static void test_the_server_is_never_behind_what_came(void **state)
+{
+	(void)state;
+	struct pgws_consumer *c = consumer();
+	struct pgws_change ch;
+	struct pgws_position pos;
+	while (c->state != PGWSI_STREAMING)
+		expect_nothing(c, 20);
+	pgws_consumer_get_position(c, &pos);
+	assert_true(pos.received_lsn != 0 && pos.server_lsn >= pos.received_lsn);
+	run("INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i");
+	for (int i = 0; i < 100; i++) {
+		expect_change(c, PGWS_INSERT, &ch);
+		pgws_consumer_get_position(c, &pos);
+		assert_true(ch.lsn != 0 && pos.server_lsn >= ch.lsn);
+	}
+	expect_change(c, PGWS_COMMIT, &ch);
+	pgws_consumer_get_position(c, &pos);
+	assert_int_equal(pos.received_lsn, ch.end_lsn);
+	assert_true(pos.server_lsn >= ch.end_lsn);
+	pgws_consumer_free(&c);
+}
+
 static void test_start_lsn(void **state)
 {
 	(void)state;
@@ -968,6 +992,7 @@ int main(void)
 		TEST(test_descriptor_while_changes_are_left),
 		TEST(test_confirm_moves_the_slot),
 		TEST(test_an_idle_database_pins_no_wal),
+		TEST(test_the_server_is_never_behind_what_came),
 		TEST(test_start_lsn),
 		TEST(test_stop_lsn_is_exact),
 		TEST(test_stop_lsn_on_an_idle_server),
