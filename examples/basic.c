@@ -65,11 +65,16 @@ static int follow(void)
 			continue;
 		}
 		show_change(stdout, &change);
-		if (change.msg.type == PGWS_COMMIT) {
+		/* A message outside a transaction has no Commit: it is confirmed by itself. */
+		uint64_t done = 0;
+		if (change.msg.type == PGWS_COMMIT)
+			done = change.end_lsn;
+		else if (change.msg.type == PGWS_MESSAGE && change.commit_lsn == 0)
+			done = change.lsn + 1;
+		if (done != 0) {
 			/* Printed is as far as this program goes: the server may forget it. */
 			fflush(stdout);
-			pgws_consumer_confirm(
-				consumer, change.end_lsn, change.end_lsn, change.end_lsn);
+			pgws_consumer_confirm(consumer, done, done, done);
 		}
 	}
 	return err;
