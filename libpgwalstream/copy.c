@@ -105,13 +105,22 @@ static int put_end(struct pgws_stream *s)
 	return pgwsi_rx_put(s->rx, 'c', NULL, 0);
 }
 
+/* The same by libpq, which takes as much as there is memory for: 1, 0: no memory, -1: lost. */
+static int put_end_libpq(struct pgws_stream *s)
+{
+	int rc = s->feedback_waits ? PQputCopyData(s->conn, s->feedback, PGWSI_FEEDBACK_BYTES) : 1;
+	s->feedback_waits = false;
+	return rc == 1 ? PQputCopyEnd(s->conn, NULL) : rc;
+}
+
 int pgws_stream_end(struct pgws_stream *s)
 {
 	if (s->phase != PGWS_PHASE_STREAMING)
 		return PGWS_ESTATE;
-	if (s->rx != NULL && put_end(s) != 0)
+	int rc = s->rx == NULL ? put_end_libpq(s) : put_end(s) == 0;
+	if (rc == 0)
 		return pgwsi_fail_text(s, PGWS_ENOMEM, "out of memory");
-	if (s->rx == NULL && PQputCopyEnd(s->conn, NULL) == -1)
+	if (rc < 0)
 		return pgwsi_fail_conn(s);
 	s->command = PGWSI_CMD_END;
 	s->phase = PGWS_PHASE_COMMAND;

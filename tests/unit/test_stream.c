@@ -7,6 +7,7 @@
 #include "config.h"
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -20,7 +21,7 @@
 
 #include <cmocka.h>
 
-#include "libpgwalstream/pgwalstream.h"
+#include "libpgwalstream/stream_internal.h"
 #include "tests/unit/helper_slots.h"
 
 #define PATIENCE_MS 20000
@@ -436,6 +437,45 @@ static void test_last_words(void **state)
 	pgws_stream_free(&s);
 }
 
+/* The last position goes out in front of the end, though the server does not read just then. */
+static void end_behind_feedback_that_waits(enum pgws_receive how)
+{
+	struct pgws_stream *s = connected("p");
+	struct pgws_event ev;
+	char text[120], lsn[18];
+	s->options.receive = how;
+	run("TRUNCATE t");
+	run("SELECT pg_create_logical_replication_slot('test_slot', 'pgoutput')");
+	assert_int_equal(pgws_stream_start(s, 0), 0);
+	assert_int_equal(work(s), 0);
+	assert_int_equal(pgws_stream_receive(s), how);
+	run("INSERT INTO t VALUES (1, 'x')");
+	uint64_t end = next_type(s, PGWS_COMMIT, &ev).u.commit.end_lsn;
+	char *pid = sql("SELECT active_pid FROM pg_replication_slots");
+	assert_int_equal(kill(atoi(pid), SIGSTOP), 0);
+	int n = 0;
+	while (pgws_stream_feedback(s, 1, 1, 1, false) == 0 && n < 1000000)
+		n++;
+	assert_int_equal(pgws_stream_feedback(s, end, end, end, false), PGWS_EAGAIN);
+	int err = pgws_stream_end(s);
+	assert_int_equal(kill(atoi(pid), SIGCONT), 0);
+	free(pid);
+	assert_int_equal(err, 0);
+	assert_int_equal(work(s), 0);
+	snprintf(text, sizeof(text), "SELECT confirmed_flush_lsn = '%s' FROM pg_replication_slots",
+		pgws_lsn_str(end, lsn));
+	assert_true(sql_is(text, "t"));
+	pgws_stream_free(&s);
+	drop_slots();
+}
+
+static void test_end_behind_feedback_that_waits(void **state)
+{
+	(void)state;
+	end_behind_feedback_that_waits(PGWS_RECEIVE_SOCKET);
+	end_behind_feedback_that_waits(PGWS_RECEIVE_LIBPQ);
+}
+
 static void test_wrong_state(void **state)
 {
 	(void)state;
@@ -472,6 +512,7 @@ int main(void)
 		TEST(test_start_refused),
 		TEST(test_error_in_mid_stream),
 		TEST(test_last_words),
+		TEST(test_end_behind_feedback_that_waits),
 		TEST(test_wrong_state),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
