@@ -384,7 +384,10 @@ struct pgws_stream_options {
 	enum pgws_streaming streaming;  /* on: 14+, parallel: 16+ */
 	enum pgws_origin_filter origin; /* none: 16+ */
 	bool binary;
-	bool messages;  /* logical decoding messages too */
+	/* Logical decoding messages too. With streaming the server does not say which savepoint
+	 * wrote one: where that was streamed and rolled back, a Message before its first row comes
+	 * all the same. */
+	bool messages;
 	bool two_phase; /* 15+; the slot must have it */
 	enum pgws_receive receive;
 };

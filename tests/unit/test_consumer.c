@@ -293,6 +293,46 @@ static void test_the_server_is_never_behind_what_came(void **state)
 	pgws_consumer_free(&c);
 }
 
+/* In a stream pgoutput names the top transaction as a Message's, so one of a savepoint that is
+ * rolled back is known only behind the savepoint's first row. The limit is the server's, up to 18;
+ * without streaming there is none. */
+static void test_messages_of_a_savepoint_rolled_back(void **state)
+{
+	(void)state;
+	struct pgws_consumer_options o = consumer_options();
+	o.stream.conninfo = "options='-c logical_decoding_work_mem=64kB'";
+	o.stream.messages = true;
+	for (int streaming = 0; streaming <= 1; streaming++) {
+		struct pgws_change ch;
+		int before = 0, behind = 0;
+		o.stream.streaming = streaming ? PGWS_STREAMING_ON : PGWS_STREAMING_OFF;
+		struct pgws_consumer *c = consumer_with(&o);
+		run("TRUNCATE t");
+		expect_change(c, PGWS_COMMIT, &ch);
+		run("BEGIN; INSERT INTO t SELECT i, 'a' FROM generate_series(1, 2000) i");
+		run("SAVEPOINT s");
+		run("SELECT pg_logical_emit_message(true, 'before', 'undone')");
+		run("INSERT INTO t SELECT i, 'b' FROM generate_series(2001, 4000) i");
+		run("SELECT pg_logical_emit_message(true, 'behind', 'undone')");
+		run("INSERT INTO t SELECT i, 'b' FROM generate_series(4001, 6000) i");
+		run("ROLLBACK TO s; COMMIT");
+		do {
+			assert_int_equal(pgws_consumer_next(c, TEST_PATIENCE_MS, &ch), 0);
+			if (ch.msg.type != PGWS_MESSAGE)
+				continue;
+			before += strcmp(ch.msg.u.message.prefix, "before") == 0;
+			behind += strcmp(ch.msg.u.message.prefix, "behind") == 0;
+			assert_int_equal(ch.subxid, ch.xid);
+		} while (ch.msg.type != PGWS_COMMIT);
+		if (major <= 18)
+			assert_int_equal(before, streaming);
+		assert_int_equal(behind, 0);
+		pgws_consumer_confirm(c, ch.end_lsn, ch.end_lsn, ch.end_lsn);
+		pgws_consumer_free(&c);
+		wait_no_slot_in_use();
+	}
+}
+
 static void test_start_lsn(void **state)
 {
 	(void)state;
@@ -993,6 +1033,7 @@ int main(void)
 		TEST(test_confirm_moves_the_slot),
 		TEST(test_an_idle_database_pins_no_wal),
 		TEST(test_the_server_is_never_behind_what_came),
+		TEST(test_messages_of_a_savepoint_rolled_back),
 		TEST(test_start_lsn),
 		TEST(test_stop_lsn_is_exact),
 		TEST(test_stop_lsn_on_an_idle_server),
