@@ -146,7 +146,8 @@ static void stream_block(struct txn *t)
 			t->sent_in_stream[e->relid] = true;
 			t->stream_version[e->relid] = e->version;
 		}
-		feed(message_of(e, e->subxid), e->lsn);
+		/* As pgoutput does: a Message's sub-transaction is not told. */
+		feed(message_of(e, e->kind == MSG ? t->xid : e->subxid), e->lsn);
 	}
 	feed(asm_start('E', 0), lsn);
 }
@@ -195,7 +196,8 @@ static void expect(const struct txn *t, uint64_t commit_lsn, bool subs_known)
 		assert_int_equal(g->change.ordinal, ++ordinal);
 		assert_int_equal(g->change.lsn, e->lsn);
 		assert_int_equal(g->change.xid, t->xid);
-		assert_int_equal(g->change.subxid, subs_known ? e->subxid : t->xid);
+		assert_int_equal(
+			g->change.subxid, subs_known && e->kind == ROW ? e->subxid : t->xid);
 		assert_int_equal(g->change.commit_lsn, commit_lsn);
 		if (e->kind == ROW)
 			assert_string_equal(g->column, column_of(e->relid, e->version));
@@ -308,10 +310,15 @@ static void rollback_to(struct txn *t)
 	if (aborted)
 		memset(t->sent_in_stream, 0, sizeof(t->sent_in_stream));
 	size_t n = 0, n_sent = 0;
+	bool cut = false; /* behind a row that was streamed */
 	for (size_t i = 0; i < t->n; i++) {
-		bool gone = false;
+		bool sent = i < t->n_sent, gone = false;
 		for (size_t s = first; s < t->n_subs; s++)
 			gone |= t->entries[i].subxid == t->all_subs[s];
+		/* A Message that was streamed goes only if it stands behind such a row. */
+		cut |= gone && sent && t->entries[i].kind == ROW;
+		if (sent && t->entries[i].kind == MSG)
+			gone = cut;
 		/* DDL that is undone makes the server say the relation again. */
 		if (gone && t->entries[i].kind == DDL)
 			t->sent_in_stream[t->entries[i].relid] = false;
