@@ -309,7 +309,13 @@ static const char *bad_slot(
 	} else if (i->two_phase && !c->stream->options.two_phase) {
 		snprintf(text, size, "slot \"%s\" has two_phase: ask for it", name);
 		*err = PGWS_EINVAL;
-	} else if (i->confirmed_lsn > ours && (c->was_streaming || c->options.exact_start)) {
+	} else if (i->confirmed_lsn > ours && !c->was_streaming && c->options.exact_start) {
+		snprintf(text, size,
+			"slot \"%s\" stands at %s, start_lsn is %s: it was moved by somebody else, "
+			"or "
+			"the position at which the last life ended was not stored (exact_start)",
+			name, pgws_lsn_str(i->confirmed_lsn, a), pgws_lsn_str(ours, b));
+	} else if (i->confirmed_lsn > ours && c->was_streaming) {
 		snprintf(text, size, "slot \"%s\" was moved to %s by somebody else, from %s", name,
 			pgws_lsn_str(i->confirmed_lsn, a), pgws_lsn_str(ours, b));
 	} else {

@@ -565,7 +565,9 @@ struct pgws_consumer_options {
 	uint32_t known_timeline;
 	/* start_lsn is pgws_position.confirmed_lsn of an earlier life, idle positions included: a
 	 * slot that stands behind it was moved by somebody else, PGWS_ESLOT. Without it that is
-	 * found out within one life only. */
+	 * found out within one life only. The library confirms idle positions by itself, so what
+	 * has to be stored is confirmed_lsn as it is after PGWS_EEND, and nothing may be confirmed
+	 * behind that; a life that ended otherwise (a crash) may give the same answer. */
 	bool exact_start;
 	/* One line for a person to read: why a connection that is tried again was lost, that
 	 * streaming was given up. From within next and run; NULL: not wanted. */

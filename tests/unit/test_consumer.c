@@ -662,6 +662,43 @@ static void test_a_slot_moved_by_somebody_else(void **state)
 	fails_with(&o, PGWS_ESLOT, "somebody else");
 }
 
+/* Idle positions are confirmed by the library: what counts is where the life ended. */
+static void test_exact_start(void **state)
+{
+	(void)state;
+	struct pgws_consumer_options o = consumer_options();
+	struct pgws_consumer *c = consumer();
+	struct pgws_change ch;
+	struct pgws_position pos;
+	int64_t until = test_now_ms() + TEST_PATIENCE_MS;
+	int rc;
+	run("INSERT INTO t VALUES (1, 'a')");
+	expect_change(c, PGWS_COMMIT, &ch);
+	uint64_t stored = ch.end_lsn;
+	pgws_consumer_confirm(c, stored, stored, stored);
+	run("SELECT pg_logical_emit_message(false, 'not', 'wanted'), pg_switch_wal()");
+	while (sql_lsn("SELECT confirmed_flush_lsn FROM pg_replication_slots") <= stored) {
+		expect_nothing(c, 50);
+		assert_true(test_now_ms() < until);
+	}
+	pgws_consumer_stop(c);
+	while ((rc = pgws_consumer_next(c, TEST_PATIENCE_MS, &ch)) == 0)
+		;
+	assert_int_equal(rc, PGWS_EEND);
+	pgws_consumer_get_position(c, &pos);
+	pgws_consumer_free(&c);
+	wait_no_slot_in_use();
+	o.exact_start = true;
+	o.start_lsn = stored;
+	fails_with(&o, PGWS_ESLOT, "exact_start");
+	o.start_lsn = pos.confirmed_lsn;
+	c = consumer_with(&o);
+	run("INSERT INTO t VALUES (2, 'b')");
+	expect_change(c, PGWS_INSERT, &ch);
+	assert_memory_equal(first_column(&ch), "2", 1);
+	pgws_consumer_free(&c);
+}
+
 static void test_an_invalidated_slot(void **state)
 {
 	(void)state;
@@ -1044,6 +1081,7 @@ int main(void)
 		TEST(test_refusals_that_no_retry_mends),
 		TEST(test_a_slot_that_goes_is_never_made_again),
 		TEST(test_a_slot_moved_by_somebody_else),
+		TEST(test_exact_start),
 		TEST(test_an_invalidated_slot),
 		TEST(test_a_slot_in_use_is_waited_for),
 		TEST(test_a_transaction_cut_short_begins_anew),
