@@ -311,8 +311,7 @@ static const char *bad_slot(
 		*err = PGWS_EINVAL;
 	} else if (i->confirmed_lsn > ours && !c->was_streaming && c->options.exact_start) {
 		snprintf(text, size,
-			"slot \"%s\" stands at %s, start_lsn is %s: it was moved by somebody else, "
-			"or "
+			"slot \"%s\" stands at %s, start_lsn is %s: somebody else moved it, or "
 			"the position at which the last life ended was not stored (exact_start)",
 			name, pgws_lsn_str(i->confirmed_lsn, a), pgws_lsn_str(ours, b));
 	} else if (i->confirmed_lsn > ours && c->was_streaming) {
