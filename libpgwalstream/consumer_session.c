@@ -50,13 +50,6 @@ int pgwsi_consumer_end(struct pgws_consumer *c, int result)
 	return result;
 }
 
-/* Ends with a text of our own. */
-static int refuse(struct pgws_consumer *c, int err, const char *text)
-{
-	keep_text(c, "", text);
-	return pgwsi_consumer_end(c, err);
-}
-
 int pgwsi_consumer_finish(struct pgws_consumer *c)
 {
 	if (c->state != PGWSI_STREAMING)
@@ -166,6 +159,31 @@ static void note_steady(struct pgws_consumer *c)
 		c->failures = c->suspicions = 0;
 }
 
+/* A standby, which a failover's first seconds may lead to: it is behind, or has no slot that could
+ * be used there, and is promoted soon. The server reports it unasked (14 and later). */
+static bool in_recovery(const struct pgws_consumer *c)
+{
+	const char *status = PQparameterStatus(c->stream->conn, "in_hot_standby");
+	return status != NULL && strcmp(status, "on") == 0;
+}
+
+/* err: what the last attempt ends with. */
+static int try_again(struct pgws_consumer *c, int err, enum verdict verdict)
+{
+	int64_t now = pgwsi_now_us();
+	if (verdict != BUSY)
+		c->busy_since = 0;
+	else if (c->busy_since == 0)
+		c->busy_since = now;
+	/* Another one's slot counts only once a walsender without a client would be gone. */
+	bool counts = verdict != BUSY || now - c->busy_since > BUSY_PATIENCE_US;
+	if (counts && c->attempts >= c->options.retry_max)
+		return pgwsi_consumer_end(c, err);
+	c->attempts += counts;
+	c->failures += counts;
+	return pause_for_retry(c, "trying again");
+}
+
 int pgwsi_consumer_lost(struct pgws_consumer *c, int err)
 {
 	const char *of_assembler = pgws_assembler_error(c->assembler);
@@ -181,22 +199,23 @@ int pgwsi_consumer_lost(struct pgws_consumer *c, int err)
 	if (pgws_stream_streaming_failed(c->stream))
 		return leave_streaming(c);
 	enum verdict verdict = judge(c, err);
+	/* What a standby that does stream says of a stream is meant. */
+	if (verdict != BUSY && err == PGWS_ESERVER && c->state != PGWSI_STREAMING && in_recovery(c))
+		verdict = RETRY;
 	if (verdict == FATAL)
 		return pgwsi_consumer_end(c, err == PGWS_ECONN ? PGWS_ESERVER : err);
 	if (verdict == SUSPECT && ++c->suspicions >= SUSPICIONS_MAX)
 		return pgwsi_consumer_end(c, err);
-	int64_t now = pgwsi_now_us();
-	if (verdict != BUSY)
-		c->busy_since = 0;
-	else if (c->busy_since == 0)
-		c->busy_since = now;
-	/* Another one's slot counts only once a walsender without a client would be gone. */
-	bool counts = verdict != BUSY || now - c->busy_since > BUSY_PATIENCE_US;
-	if (counts && c->attempts >= c->options.retry_max)
-		return pgwsi_consumer_end(c, err);
-	c->attempts += counts;
-	c->failures += counts;
-	return pause_for_retry(c, "trying again");
+	return try_again(c, err, verdict);
+}
+
+/* A text of our own: ends, but where the server may become what it should be. */
+static int refuse(struct pgws_consumer *c, int err, const char *text)
+{
+	keep_text(c, "", text);
+	if (in_recovery(c) && (err == PGWS_ESLOT || err == PGWS_EBACK))
+		return try_again(c, err, RETRY);
+	return pgwsi_consumer_end(c, err);
 }
 
 /* ---- Checks -----------------------------------------------------------------------------------

@@ -183,6 +183,53 @@ static void test_another_timeline(void **state)
 	pgws_consumer_free(&c);
 }
 
+static void count_notice(const char *text, void *arg)
+{
+	(void)text;
+	++*(int *)arg;
+}
+
+/* A failover's first seconds: the server is a standby still, which has no slot, or one that it
+ * cannot decode from before 16. Promoted it is what it should be. */
+static void test_a_standby_that_is_promoted(void **state)
+{
+	(void)state;
+	struct pgws_change ch;
+	int notices[2] = {0, 0};
+	run("SELECT pg_create_logical_replication_slot('kept', 'pgoutput')");
+	assert_true(server_stop());
+	assert_true(as_owner("touch $D/standby.signal") && server_start());
+	reconnect_sql();
+	struct pgws_consumer_options o = consumer_options();
+	o.retry_max = 2;
+	o.on_notice = count_notice;
+	o.notice_arg = &notices[0];
+	struct pgws_consumer *c = consumer_with(&o);
+	assert_int_equal(first_error(c), PGWS_ESLOT);
+	assert_int_equal(notices[0], 2);
+	pgws_consumer_free(&c);
+	if (PQserverVersion(sql_conn) < 160000) {
+		o.stream.slot = "kept";
+		c = consumer_with(&o);
+		assert_int_equal(first_error(c), PGWS_ESERVER);
+		assert_int_equal(notices[0], 4);
+		pgws_consumer_free(&c);
+	}
+
+	o.stream.slot = "c_slot";
+	o.retry_max = 1000;
+	o.accept_timeline = true;
+	o.notice_arg = &notices[1];
+	c = consumer_with(&o);
+	while (notices[1] == 0)
+		expect_nothing(c, 20);
+	assert_true(as_owner(SERVER_CTL "promote"));
+	run("SELECT pg_create_logical_replication_slot('c_slot', 'pgoutput')");
+	run("INSERT INTO t VALUES (1, 'a')");
+	expect_change(c, PGWS_INSERT, &ch);
+	pgws_consumer_free(&c);
+}
+
 /* A copy of the server's past is started in its place: what was received is not there. */
 static void test_a_server_that_went_back(void **state)
 {
@@ -280,6 +327,7 @@ int main(void)
 		TEST(test_prepared_and_streamed_across_lives),
 		TEST(test_a_two_phase_slot_wants_two_phase),
 		TEST(test_another_timeline),
+		TEST(test_a_standby_that_is_promoted),
 		TEST(test_a_server_that_went_back),
 		TEST(test_a_fast_shutdown_is_not_held_up),
 	};
