@@ -605,10 +605,15 @@ static int on_timeline(uint32_t timeline, uint64_t kept_lsn, void *arg)
 
 	OBJ_CAST(c, arg, CHANGES_MAGIC);
 	if (!set_is_of(c, kept_lsn) || kept_lsn < c->from_lsn) {
-		log_warning("changes.timeline",
-			"the server went from timeline %u to %u: reading again from the slot's "
-			"position",
-			c->timeline, timeline);
+		if (timeline == c->timeline)
+			log_warning("changes.history",
+				"it is another server, or one restored to an earlier state: "
+				"reading again from the slot's position");
+		else
+			log_warning("changes.timeline",
+				"the server went from timeline %u to %u: reading again from the "
+				"slot's position",
+				c->timeline, timeline);
 		begin_anew(c);
 		return RING_READER_PAUSE;
 	}

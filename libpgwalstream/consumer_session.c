@@ -210,10 +210,10 @@ int pgwsi_consumer_lost(struct pgws_consumer *c, int err)
 }
 
 /* A text of our own: ends, but where the server may become what it should be. */
-static int refuse(struct pgws_consumer *c, int err, const char *text)
+static int refuse(struct pgws_consumer *c, int err, const char *sqlstate, const char *text)
 {
-	keep_text(c, "", text);
-	if (in_recovery(c) && (err == PGWS_ESLOT || err == PGWS_EBACK))
+	keep_text(c, sqlstate, text);
+	if (in_recovery(c) && (err == PGWS_ESLOT || err == PGWS_EBACK || err == PGWS_ESERVER))
 		return try_again(c, err, RETRY);
 	return pgwsi_consumer_end(c, err);
 }
@@ -236,7 +236,7 @@ static int went_back(struct pgws_consumer *c, const char *what, uint64_t at)
 	char text[200], a[18], b[18];
 	snprintf(text, sizeof(text), "%s at %s, before %s, which was already received or confirmed",
 		what, pgws_lsn_str(at, a), pgws_lsn_str(had_lsn(c), b));
-	return refuse(c, PGWS_EBACK, text);
+	return refuse(c, PGWS_EBACK, "", text);
 }
 
 static int read_slot(struct pgws_consumer *c)
@@ -262,18 +262,18 @@ static int on_identified(struct pgws_consumer *c)
 	if (*c->systemid != 0 && strcmp(c->systemid, sys->systemid) != 0) {
 		snprintf(text, sizeof(text), "the server is of system %s, not %s", sys->systemid,
 			c->systemid);
-		return refuse(c, PGWS_ESYSTEM, text);
+		return refuse(c, PGWS_ESYSTEM, "", text);
 	}
 	keep_systemid(c, sys->systemid);
 	if (known != 0 && sys->timeline < known) {
 		snprintf(text, sizeof(text), "the server is on timeline %u, before %u",
 			sys->timeline, known);
-		return refuse(c, PGWS_EBACK, text);
+		return refuse(c, PGWS_EBACK, "", text);
 	}
 	if (known != 0 && sys->timeline != known && !c->options.accept_timeline) {
 		snprintf(text, sizeof(text), "the server is on timeline %u, not %u", sys->timeline,
 			known);
-		return refuse(c, PGWS_ETIMELINE, text);
+		return refuse(c, PGWS_ETIMELINE, "", text);
 	}
 	if (sys->xlogpos < had_lsn(c))
 		return went_back(c, "the server stands", sys->xlogpos);
@@ -298,7 +298,7 @@ static int on_history(struct pgws_consumer *c)
 	if (pgwsi_timeline_end(history, len, known, &left) != 0) {
 		snprintf(text, sizeof(text), "timeline %u did not come from timeline %u",
 			c->new_timeline, known);
-		return refuse(c, PGWS_EBACK, text);
+		return refuse(c, PGWS_EBACK, "", text);
 	}
 	if (left < had_lsn(c))
 		return went_back(c, "the server's new timeline began", left);
@@ -376,7 +376,7 @@ static int on_slot(struct pgws_consumer *c)
 	if (i == NULL)
 		return pgwsi_consumer_lost(c, PGWS_EPROTO);
 	if (bad_slot(c, i, text, sizeof(text), &err) != NULL)
-		return refuse(c, err, text);
+		return refuse(c, err, "", text);
 	if (!c->was_streaming) {
 		c->base_lsn = i->confirmed_lsn > c->options.start_lsn ? i->confirmed_lsn
 								      : c->options.start_lsn;
@@ -400,8 +400,7 @@ static int on_looked(struct pgws_consumer *c)
 	if (missing != NULL) {
 		char text[300];
 		snprintf(text, sizeof(text), "publication %s does not exist", missing);
-		keep_text(c, "42704", text);
-		return pgwsi_consumer_end(c, PGWS_ESERVER);
+		return refuse(c, PGWS_ESERVER, PGWSI_UNDEFINED_OBJECT, text);
 	}
 	if (ms > 0 && interval > ms / 3)
 		interval = ms / 3;

@@ -147,7 +147,7 @@ static int next_frame(struct pgws_stream *s, struct frame *ret)
 		case 'E':
 			return server_error(s, ret);
 		case 'N':
-			if (!pgwsi_skips(s, error_field(ret, 'C')))
+			if (!pgwsi_skips(s, error_field(ret, 'C'), error_field(ret, 'R')))
 				continue;
 			(void)server_error(s, ret);
 			memcpy(s->sqlstate, PGWSI_UNDEFINED_OBJECT, sizeof(s->sqlstate));

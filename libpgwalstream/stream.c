@@ -161,18 +161,18 @@ void pgws_stream_free(struct pgws_stream **s)
 	*s = NULL;
 }
 
-bool pgwsi_skips(const struct pgws_stream *s, const char *sqlstate)
+bool pgwsi_skips(const struct pgws_stream *s, const char *sqlstate, const char *routine)
 {
-	return s->phase == PGWS_PHASE_STREAMING && sqlstate != NULL &&
-	       strcmp(sqlstate, "55000") == 0;
+	return s->phase == PGWS_PHASE_STREAMING && sqlstate != NULL && routine != NULL &&
+	       strcmp(sqlstate, "55000") == 0 && strcmp(routine, "LoadPublications") == 0;
 }
 
 /* Other NOTICEs and WARNINGs change nothing for us; libpq would print them. */
 static void on_notice(void *arg, const PGresult *res)
 {
 	struct pgws_stream *s = arg;
-	const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
-	if (!pgwsi_skips(s, state))
+	if (!pgwsi_skips(s, PQresultErrorField(res, PG_DIAG_SQLSTATE),
+		    PQresultErrorField(res, PG_DIAG_SOURCE_FUNCTION)))
 		return;
 	memcpy(s->sqlstate, PGWSI_UNDEFINED_OBJECT, sizeof(s->sqlstate));
 	pgwsi_keep_error(s, PQresultErrorMessage(res));

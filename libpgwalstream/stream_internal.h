@@ -66,9 +66,11 @@ void pgwsi_keep_error(struct pgws_stream *s, const char *text);
 /*
  * A notice while streaming that changes would be left out from here on: PostgreSQL 18 warns of a
  * publication that is not there, and skips it, where 14 to 17 end the stream (pgoutput.c,
- * LoadPublications). It ends the stream here, too, with the SQLSTATE that those have.
+ * LoadPublications). It ends the stream here, too, with the SQLSTATE that those have. Others have
+ * its SQLSTATE as well (slot.c warns of a standby that is waited for); routine names it in every
+ * language.
  */
-bool pgwsi_skips(const struct pgws_stream *s, const char *sqlstate);
+bool pgwsi_skips(const struct pgws_stream *s, const char *sqlstate, const char *routine);
 #define PGWSI_UNDEFINED_OBJECT "42704"
 
 /* libpq's buffers: what the socket takes; what it has. */

@@ -545,6 +545,13 @@ bool publisher_is_full(const struct publisher *p)
 	return p->waiting.type != 0 || p->begin.type != 0;
 }
 
+uint64_t publisher_written(const struct publisher *p)
+{
+	struct ring_counts counts;
+	ring_producer_get_counts(p->ring, &counts);
+	return counts.records;
+}
+
 /* ---- Gaps ----------------------------------------------------------------------------------- */
 
 static void drop_gaps(struct publisher *p)
@@ -604,7 +611,8 @@ static void leave_timeline(struct publisher *p, const struct publisher_begin *b)
 		if (!c->attached)
 			continue;
 		drop_consumer(p, i);
-		refuse(p, c->role, "the server is on another timeline; it has to attach again");
+		refuse(p, c->role,
+			"the server went another way than before; it has to attach again");
 		p->ops.on_detached(p->arg);
 	}
 	if (p->flush_lsn > kept)

@@ -93,6 +93,8 @@ int publisher_write(struct publisher *p, const struct pgws_event *ev)
 /* 0: nothing waits any more; -EAGAIN: not yet; else as publisher_write. */
 int publisher_continue(struct publisher *p) __attribute__((warn_unused_result));
 bool publisher_is_full(const struct publisher *p);
+/* Records written into the ring, ever: whether it moves. */
+uint64_t publisher_written(const struct publisher *p);
 const char *publisher_error(const struct publisher *p);
 /* Why transactions are not to be streamed any more; NULL if they may be. */
 const char *publisher_no_streaming(const struct publisher *p);

@@ -78,6 +78,7 @@ struct registrar {
 	bool first_start;        /* slot_lsn is NULL */
 	uint32_t timeline;       /* the server's */
 	uint64_t system;         /* its identifier */
+	uint64_t server_lsn;     /* where it stood when the last pass began */
 	uint32_t known_timeline; /* the node's, when it was last seen */
 	struct registrar_gap gaps[REGISTRAR_GAPS_MAX];
 	size_t n_gaps;
@@ -224,6 +225,7 @@ static void on_server(PGresult *res, void *arg)
 	if (field(res, 4) != NULL)
 		snprintf(timeline, sizeof(timeline), "%s", field(res, 4));
 	r->timeline = (uint32_t)strtoul(timeline, NULL, 16);
+	r->server_lsn = lsn_of(field(res, 5));
 	if (is_true(field(res, 1)))
 		trouble(r, WAIT_MS,
 			"the server is a standby, waiting for its promotion; a conninfo "
@@ -247,7 +249,8 @@ static void step_server(struct registrar *r)
 		"SELECT to_regclass('howdah.node') IS NOT NULL, pg_is_in_recovery(), "
 		"current_setting('wal_level'), "
 		"(SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'), "
-		"CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_lsn()) END",
+		"CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_lsn()) END, "
+		"CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_lsn() END",
 		0, NULL, on_server);
 }
 
@@ -969,6 +972,12 @@ uint32_t registrar_known_timeline(const struct registrar *r)
 uint32_t registrar_timeline(const struct registrar *r)
 {
 	return r->timeline;
+}
+
+uint64_t registrar_server_lsn(const struct registrar *r)
+{
+	OBJ_CHECK(r, REGISTRAR_MAGIC);
+	return r->server_lsn;
 }
 
 uint64_t registrar_system(const struct registrar *r)

@@ -47,6 +47,7 @@
 #define BACKOFF_CAP_MS 10000
 #define SLOT_ACTIVE_MS 100
 #define TEXT_BYTES 480
+#define STUCK_MS 10000                      /* a ring that is full for so long without moving */
 #define HEARTBEAT_BYTES (UINT64_C(1) << 20) /* less is not worth one */
 
 MEM_TYPE(mem_walstreamd, "walstreamd");
@@ -64,6 +65,7 @@ struct walstreamd {
 	uint64_t stream_since_ms; /* 0: none */
 	uint64_t system;          /* of the server that the last stream was from */
 	uint64_t n_went_back;     /* times that it turned out to be restored */
+	bool went_back; /* since the last stream began, which is what its figures are of */
 	int64_t stream_history;
 	uint32_t stream_timeline;
 	uint64_t known_lsn; /* on both: no transaction beyond came in any stream so far */
@@ -74,6 +76,9 @@ struct walstreamd {
 	enum retention retention; /* as last judged */
 	uint64_t looked_retained; /* bytes, when it was last looked at */
 	bool said_not_parallel;
+	uint64_t written; /* into the ring, when that moved last */
+	uint64_t moved_ms;
+	bool said_doomed;
 	char trouble[TEXT_BYTES]; /* why there is no stream; "" if nothing is wrong */
 	struct list lag_requests;
 	struct lag_history lag_history;
@@ -229,15 +234,14 @@ static void note_history(struct walstreamd *w)
 	bool same = publisher_timeline(w->publisher) == registrar_timeline(w->registrar) &&
 		    w->system == registrar_system(w->registrar);
 	char at[18], before[18];
-	if (same && server_lsn < had) {
-		log_warning("wal.went_back",
-			"the server stands at %s, before %s, which it had sent: it was restored "
-			"to an earlier state; everything from the slot's position on is published "
-			"again",
-			pgws_lsn_str(server_lsn, at), pgws_lsn_str(had, before));
-		w->n_went_back++;
-	}
-	w->system = registrar_system(w->registrar);
+	if (!same || server_lsn >= had || w->went_back)
+		return;
+	log_warning("wal.went_back",
+		"the server stands at %s, before %s, which it had sent: it was restored to an "
+		"earlier state; everything from the slot's position on is published again",
+		pgws_lsn_str(server_lsn, at), pgws_lsn_str(had, before));
+	w->went_back = true;
+	w->n_went_back++;
 }
 
 static void reg_on_ready(uint64_t confirmed_lsn, void *arg)
@@ -375,7 +379,11 @@ static void pub_on_acked(void *arg)
 static uint64_t acked_on(struct walstreamd *w, uint32_t timeline, uint64_t left_lsn)
 {
 	uint64_t acked = publisher_flush_lsn(w->publisher);
-	if (w->system != registrar_system(w->registrar))
+	/* What is known is of another history. */
+	if (w->went_back || w->system != registrar_system(w->registrar))
+		return 0;
+	if (publisher_timeline(w->publisher) == timeline &&
+		acked > registrar_server_lsn(w->registrar))
 		return 0;
 	if (publisher_timeline(w->publisher) == timeline)
 		return acked;
@@ -415,6 +423,8 @@ static void fol_on_stream(uint64_t from_lsn, uint32_t timeline, void *arg)
 		w->known_lsn = from_lsn;
 	w->stream_timeline = timeline;
 	w->stream_history = history(w);
+	w->system = registrar_system(w->registrar);
+	w->went_back = false;
 	const struct publisher_begin begin = {
 		.confirmed_lsn = from_lsn,
 		.timeline = timeline,
@@ -560,19 +570,38 @@ static void maybe_heartbeat(struct walstreamd *w)
 		stats_add(w->d->stats, WAL_STAT_HEARTBEATS, 1);
 }
 
+/* Nobody took anything out of a full ring for a while. */
+static bool is_stuck(struct walstreamd *w)
+{
+	uint64_t written = publisher_written(w->publisher);
+	if (follower_get_state(w->follower) != FOLLOWER_STREAMING ||
+		publisher_trouble(w->publisher) == NULL || written != w->written) {
+		w->written = written;
+		w->moved_ms = ev_now_ms();
+	}
+	return ev_now_ms() - w->moved_ms >= STUCK_MS;
+}
+
 /* The slot may be given up at the next checkpoint, which first has to end its walsender. One that
  * cannot write, since we do not read, does not end, and the checkpoint would wait for it for ever
  * (slot.c, InvalidatePossiblyObsoleteSlot): whatever the server decides, we are not in its way. */
 static void leave_if_doomed(struct walstreamd *w)
 {
-	if (strcmp(w->slot.wal_status, "unreserved") != 0 || !publisher_is_full(w->publisher) ||
-		follower_get_state(w->follower) != FOLLOWER_STREAMING)
+	bool stuck = is_stuck(w), unreserved = strcmp(w->slot.wal_status, "unreserved") == 0;
+	char text[TEXT_BYTES];
+	if (!unreserved)
+		w->said_doomed = false;
+	if (!stuck || !unreserved)
 		return;
-	log_warning("wal.unreserved",
-		"slot howdah_%s: the ring is full and the slot holds more WAL than "
-		"max_slot_wal_keep_size: the stream ends for a while, so that the server may give "
-		"the slot up",
-		w->d->node);
+	snprintf(text, sizeof(text),
+		"%s, and slot howdah_%s holds more WAL than max_slot_wal_keep_size: the stream "
+		"pauses, so that the server may give the slot up; raise that, or end the slow "
+		"reader's sessions, to keep it",
+		publisher_trouble(w->publisher), w->d->node);
+	if (!w->said_doomed)
+		log_warning("wal.unreserved", "%s", text);
+	w->said_doomed = true;
+	set_trouble(w, text);
 	ev_timer_start(&w->retry, BACKOFF_CAP_MS);
 	follower_stop(w->follower);
 }
@@ -584,7 +613,6 @@ static void reg_on_look(const struct registrar_slot *slot, void *arg)
 	if (slot != NULL) {
 		w->slot = *slot;
 		maybe_heartbeat(w);
-		leave_if_doomed(w);
 	}
 	while (!list_empty(&w->lag_requests)) {
 		struct lag_request *q = list_first(&w->lag_requests, struct lag_request, link);
@@ -658,6 +686,7 @@ static void on_tick(void *arg)
 	lag_history_note(&w->lag_history, server, w->slot.confirmed_lsn, ev_now_ms());
 	stats_set(s, WAL_STAT_STREAMING, follower_get_state(w->follower) == FOLLOWER_STREAMING);
 	stats_set(s, WAL_STAT_FEEDBACKS, follower_feedbacks(w->follower));
+	leave_if_doomed(w);
 	update_status(w);
 }
 

@@ -350,12 +350,20 @@ static void test_ends(void **state)
 	put_frame(&f, 'E', FIELDS, sizeof(FIELDS));
 	same_end(&f, 1, PGWS_ESERVER, "55000");
 	/* PostgreSQL 18 on a publication that is not there: what follows lacks its changes. */
-#define SKIPS "SWARNING\0VWARNING\0C55000\0Mskipped loading publication \"p\"\0"
+#define SKIPS "SWARNING\0VWARNING\0C55000\0Mskipped publication \"p\"\0RLoadPublications\0"
 	f.len = 0;
 	put_data(&f, 1, "x", 1);
 	put_frame(&f, 'N', SKIPS, sizeof(SKIPS));
 	put_data(&f, 2, "y", 1);
 	same_end(&f, 1, PGWS_ESERVER, "42704");
+	/* What 17 and 18 say while they wait for a standby is no end. */
+#define WAITS "SWARNING\0VWARNING\0C55000\0Mreplication slot \"s\"\0RStandbySlotsHaveCaughtup\0"
+	f.len = 0;
+	put_data(&f, 1, "x", 1);
+	put_frame(&f, 'N', WAITS, sizeof(WAITS));
+	put_data(&f, 2, "y", 1);
+	put_frame(&f, 'c', "", 0);
+	same_end(&f, 2, PGWS_EEND, "");
 	f.len = 0;
 	put_frame(&f, 'd', "q", 1);
 	same_end(&f, 0, PGWS_EPROTO, "");

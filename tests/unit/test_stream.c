@@ -456,10 +456,10 @@ static void end_behind_feedback_that_waits(enum pgws_receive how)
 	int n = 0;
 	while (pgws_stream_feedback(s, 1, 1, 1, false) == 0 && n < 1000000)
 		n++;
-	assert_int_equal(pgws_stream_feedback(s, end, end, end, false), PGWS_EAGAIN);
-	int err = pgws_stream_end(s);
-	assert_int_equal(kill(atoi(pid), SIGCONT), 0);
+	int waits = pgws_stream_feedback(s, end, end, end, false), err = pgws_stream_end(s);
+	assert_int_equal(kill(atoi(pid), SIGCONT), 0); /* before anything can fail */
 	free(pid);
+	assert_int_equal(waits, PGWS_EAGAIN);
 	assert_int_equal(err, 0);
 	assert_int_equal(work(s), 0);
 	snprintf(text, sizeof(text), "SELECT confirmed_flush_lsn = '%s' FROM pg_replication_slots",
