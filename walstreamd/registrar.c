@@ -288,6 +288,8 @@ static void lost(struct registrar *r, const char *why, uint64_t slot_lsn)
 	}
 	char acked_text[18], slot_text[18];
 	uint64_t acked = r->ops.get_acked(r->timeline, r->arg);
+	if (acked > r->server_lsn)
+		acked = 0; /* of before the server was restored to an earlier state */
 	pgws_lsn_str(acked, acked_text);
 	pgws_lsn_str(slot_lsn, slot_text);
 	log_error("wal.slot_lost", "slot %s is lost: %s; making a new one, changes are missing",
@@ -972,12 +974,6 @@ uint32_t registrar_known_timeline(const struct registrar *r)
 uint32_t registrar_timeline(const struct registrar *r)
 {
 	return r->timeline;
-}
-
-uint64_t registrar_server_lsn(const struct registrar *r)
-{
-	OBJ_CHECK(r, REGISTRAR_MAGIC);
-	return r->server_lsn;
 }
 
 uint64_t registrar_system(const struct registrar *r)

@@ -86,9 +86,7 @@ void registrar_gaps_told(struct registrar *r);
 uint32_t registrar_known_timeline(const struct registrar *r);
 /* The server's own, at the last check; 0: unknown. */
 uint32_t registrar_timeline(const struct registrar *r);
-/* Where the server stood at the last check; 0: unknown. */
-uint64_t registrar_server_lsn(const struct registrar *r);
-/* Its system identifier then; 0: unknown. */
+/* The server's system identifier, at the last check; 0: unknown. */
 uint64_t registrar_system(const struct registrar *r);
 /* As last looked at. */
 const struct registrar_slot *registrar_slot(const struct registrar *r);

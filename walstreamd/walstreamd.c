@@ -382,9 +382,6 @@ static uint64_t acked_on(struct walstreamd *w, uint32_t timeline, uint64_t left_
 	/* What is known is of another history. */
 	if (w->went_back || w->system != registrar_system(w->registrar))
 		return 0;
-	if (publisher_timeline(w->publisher) == timeline &&
-		acked > registrar_server_lsn(w->registrar))
-		return 0;
 	if (publisher_timeline(w->publisher) == timeline)
 		return acked;
 	return acked < left_lsn ? acked : left_lsn;
