@@ -3,6 +3,7 @@
 import selectors
 import socket
 import threading
+import time
 
 
 class TcpProxy:
@@ -19,6 +20,7 @@ class TcpProxy:
         self.peers = {}
         self.streaming = None
         self.frozen = False
+        self.stranded = None
         self.orders = []
         self.lock = threading.Lock()
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -45,9 +47,14 @@ class TcpProxy:
         self._order("cut")
 
     def strand(self):
-        """Every connection ends but the stream, which stays, silent: its host is gone, the others are not."""
-        assert self.streaming, "no stream goes through here"
-        self._order("strand")
+        """Every connection ends but the stream, which stays, silent: its host is gone, the others are not. One that
+        is just beginning anew is waited for."""
+        self.stranded = None
+        deadline = time.monotonic() + 20
+        while self.stranded is None:
+            assert time.monotonic() < deadline, "no stream goes through here"
+            self._order("strand")
+            time.sleep(0.02)
 
     def say(self, data):
         """The walsender's client receives this too. The server has to be silent meanwhile, so that it is not
@@ -85,12 +92,11 @@ class TcpProxy:
                 self._watch([self.listener, *self.peers], not self.frozen)
             elif isinstance(what, bytes):
                 self.streaming.sendall(what)
+            elif what == "strand":
+                self._strand()
             else:
-                kept = (self.streaming, self.peers[self.streaming]) if what == "strand" else ()
                 for one in list(self.peers):
-                    if one not in kept:
-                        self._end(one)
-                self._watch(kept, False)
+                    self._end(one)
             if what == "close":
                 self.listener.close()
                 self.wake_in.close()
@@ -100,6 +106,15 @@ class TcpProxy:
             if what == "close":
                 return True
         return False
+
+    def _strand(self):
+        if self.streaming is None:
+            return
+        self.stranded = (self.streaming, self.peers[self.streaming])
+        for one in list(self.peers):
+            if one not in self.stranded:
+                self._end(one)
+        self._watch(self.stranded, False)
 
     def _watch(self, sockets, wanted):
         for s in sockets:
